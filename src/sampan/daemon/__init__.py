@@ -1,0 +1,1 @@
+"""sampand: flags, configuration, sockets, signals; wires the engine to the API."""

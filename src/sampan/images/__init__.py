@@ -1,0 +1,1 @@
+"""What an image is: references, manifests, configs, tags over blobs, archives."""

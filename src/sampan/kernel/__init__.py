@@ -1,0 +1,1 @@
+"""System calls as thin typed functions; no policy. Each names its man page."""

@@ -1,0 +1,1 @@
+"""How containers talk: addresses, bridges, veths, published ports, names."""

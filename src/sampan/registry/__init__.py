@@ -1,0 +1,1 @@
+"""Images elsewhere: distribution client and server."""

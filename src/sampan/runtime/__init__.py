@@ -1,0 +1,1 @@
+"""A container's processes: OCI spec, launch, monitor, exec, cgroups, logs."""

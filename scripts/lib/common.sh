@@ -1,0 +1,35 @@
+# shellcheck shell=bash
+# What the scripts share: where the project is, saying what is done, and installing Debian packages that are missing.
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${SAMPAN_CACHE:-$project/.cache}
+export DEBIAN_FRONTEND=noninteractive
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+need_root() { [ "$(id -u)" = 0 ] || die "this needs root: namespaces, mounts and network links are made. Try: sudo $0"; }
+
+# need_packages PACKAGE…: installs those that are not installed; a daemon among them is not started.
+need_packages() {
+  local missing=() package
+  for package; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  need_root
+  say "apt-get install ${missing[*]}"
+  local log
+  log=$(mktemp)
+  {
+    apt-get update -qq || true
+    RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  } >"$log" 2>&1 </dev/null || { tail -20 "$log" >&2; rm -f "$log"; die "apt-get could not install: ${missing[*]}"; }
+  rm -f "$log"
+}
+
+# a python3 (3.11 or newer) that can make virtual environments
+need_python() {
+  if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    need_packages python3 python3-venv
+  fi
+}

@@ -193,7 +193,7 @@ def sampand() -> Iterator[Daemon]:
 
 @pytest.fixture
 def new_sampand() -> Iterator[Any]:
-    """A factory of daemons that a test may kill: ``new_sampand(*flags)`` is started, and closed at the end."""
+    """Makes daemons that a test may kill: ``new_sampand(*flags)`` is started, and closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def make(*flags: str) -> Daemon:

@@ -1,0 +1,46 @@
+"""Serving on sockets: accept, register connections, end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterable
+
+from sampan.api.server import Application, Connection
+
+
+class Server:
+    """The HTTP server over any number of listening sockets."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._connections: set[Connection] = set()
+        self._servers: list[asyncio.Server] = []
+
+    def _connection(self) -> Connection:
+        return Connection(self._application, self._connections)
+
+    async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept on a bound, listening socket; with ``tls`` every connection begins with its handshake."""
+        loop = asyncio.get_running_loop()
+        if listening.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(self._connection, sock=listening, backlog=1024, ssl=tls)
+        else:
+            server = await loop.create_server(self._connection, sock=listening, backlog=1024, ssl=tls)
+        self._servers.append(server)
+
+    async def close(self, grace: float = 5.0) -> None:
+        """Stop accepting, close idle connections, give the busy ones ``grace`` seconds, then cut them."""
+        for server in self._servers:
+            server.close()
+        busy = {connection for connection in list(self._connections) if connection.shut_down()}
+        deadline = asyncio.get_running_loop().time() + grace
+        while busy & self._connections and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        _abort(self._connections)
+
+
+def _abort(connections: Iterable[Connection]) -> None:
+    for connection in list(connections):
+        connection.abort()

@@ -1,0 +1,198 @@
+"""``docker logs``: lines of a container's log, by time, from the end, and as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import msgspec
+
+from sampan.engine.containers.logfiles import LogFiles
+from sampan.engine.containers.timestamps import parse_rfc3339
+from sampan.engine.containers.watch import Watcher
+
+_STREAMS = {"stdout": 1, "stderr": 2}
+_HEAD = struct.Struct(">BxxxI")
+
+
+class Line(msgspec.Struct):
+    """One record of a json-file log; ``log`` lacks its newline when the line goes on in the next record."""
+
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+    attrs: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """What a reader wants: streams, times in ns since 1970 (0: no bound), ``tail`` None for all lines."""
+
+    stdout: bool = True
+    stderr: bool = True
+    since_ns: int = 0
+    until_ns: int = 0
+    tail: int | None = None
+    follow: bool = False
+    timestamps: bool = False
+    details: bool = False
+
+
+class Formatter:
+    """Turns records into the bytes that go over the wire: framed (8-byte heads) or raw for a tty."""
+
+    def __init__(self, options: LogOptions, *, tty: bool) -> None:
+        self._options = options
+        self._tty = tty
+        self._decode = msgspec.json.Decoder(Line).decode_lines
+        self._wanted = {
+            name for name, asked in (("stdout", options.stdout), ("stderr", options.stderr)) if asked
+        }
+        self._open_line: dict[str, bool] = {}
+        self.finished = False
+
+    def format(self, block: bytes) -> bytes:
+        """The output for a block of complete records. Sets ``finished`` once ``until`` has passed."""
+        lines = self._records(block)
+        if self._options.since_ns or self._options.until_ns:
+            lines = self._within(lines)
+        decorated = self._options.timestamps or self._options.details
+        frames = []
+        pack, tty, wanted = _HEAD.pack, self._tty, self._wanted
+        for line in lines:
+            if line.stream not in wanted:
+                continue
+            data = line.log.encode("utf-8", "surrogatepass")
+            if decorated:
+                data = self._prefix(line) + data
+            if not tty:
+                frames.append(pack(_STREAMS[line.stream], len(data)))
+            frames.append(data)
+        return b"".join(frames)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the moment ``until``; None when there is no such bound."""
+        if not self._options.until_ns:
+            return None
+        return max(0.0, (self._options.until_ns - time.time_ns()) / 1e9)
+
+    def _records(self, block: bytes) -> list[Line]:
+        try:
+            return self._decode(block)
+        except msgspec.MsgspecError:
+            return list(self._salvage(block))
+
+    @staticmethod
+    def _salvage(block: bytes) -> list[Line]:
+        """A power cut can leave a torn record: every record that can be read is delivered."""
+        good = []
+        for raw in block.split(b"\n"):
+            # A torn record has no newline: the next one begins in the same line.
+            for candidate in (raw, raw[raw.rfind(b'{"log":') :]):
+                try:
+                    good.append(msgspec.json.decode(candidate, type=Line))
+                    break
+                except msgspec.MsgspecError:
+                    continue
+        return good
+
+    def _within(self, lines: list[Line]) -> list[Line]:
+        chosen = []
+        for line in lines:
+            when = parse_rfc3339(line.time)
+            if when < self._options.since_ns:
+                continue
+            if self._options.until_ns and when > self._options.until_ns:
+                self.finished = True
+                break
+            chosen.append(line)
+        return chosen
+
+    def _prefix(self, line: Line) -> bytes:
+        """Time and details, only where a line begins: never in the middle of one over 16 KiB."""
+        going_on = self._open_line.get(line.stream, False)
+        self._open_line[line.stream] = not line.log.endswith("\n")
+        if going_on:
+            return b""
+        prefix = ""
+        if self._options.timestamps:
+            prefix = f"{_nine_digits(line.time)} "
+        if self._options.details:
+            pairs = sorted(line.attrs.items())
+            prefix += ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in pairs) + " "
+        return prefix.encode()
+
+
+def _nine_digits(stamp: str) -> str:
+    """An RFC 3339 time in UTC with all nine digits of its fraction."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return f"{whole}.{fraction.ljust(9, '0')}Z"
+
+
+async def read(
+    path: Path,
+    options: LogOptions,
+    *,
+    tty: bool,
+    watcher: Watcher,
+    ended: Callable[[], Awaitable[None]] | None = None,
+) -> AsyncIterator[bytes]:
+    """Yield the log at ``path`` in wire format, in blocks of about 1 MiB.
+
+    ``ended`` (for ``follow``) returns when the run is over and its log complete; None when it is already.
+    """
+    formatter = Formatter(options, tty=tty)
+    files = await asyncio.to_thread(LogFiles, path, options.tail)
+    try:
+        async for chunk in _drain(files, formatter):
+            yield chunk
+        if options.follow and ended is not None and not formatter.finished:
+            async for chunk in _follow(path, files, formatter, watcher, ended):
+                yield chunk
+    finally:
+        files.close()
+
+
+async def _drain(files: LogFiles, formatter: Formatter) -> AsyncIterator[bytes]:
+    def step() -> tuple[bool, bytes]:
+        block = files.read()
+        return bool(block), formatter.format(block) if block else b""
+
+    more = True
+    while more and not formatter.finished:
+        more, chunk = await asyncio.to_thread(step)
+        if chunk:
+            yield chunk
+
+
+async def _follow(
+    path: Path,
+    files: LogFiles,
+    formatter: Formatter,
+    watcher: Watcher,
+    ended: Callable[[], Awaitable[None]],
+) -> AsyncIterator[bytes]:
+    over = asyncio.ensure_future(ended())
+    try:
+        with watcher.changes(str(path.parent)) as changed:
+            while not formatter.finished:
+                final = over.done()
+                changed.clear()
+                while files.follow() and not formatter.finished:
+                    async for chunk in _drain(files, formatter):
+                        yield chunk
+                if final:
+                    return
+                waiting = asyncio.ensure_future(changed.wait())
+                left = formatter.seconds_left()
+                await asyncio.wait({waiting, over}, return_when=asyncio.FIRST_COMPLETED, timeout=left)
+                waiting.cancel()
+                if left == 0.0:
+                    return
+    finally:
+        over.cancel()

@@ -432,18 +432,8 @@ def log_write(e: Engine) -> float:
     return 200 / (seconds / 1000)
 
 
-@row("docker logs of 90 MB", "ms", "≤ 0.3 ×", 2)
+@row("docker logs of 60 MB", "ms", "≤ 0.3 ×", 2)
 def log_read(e: Engine) -> float:
-    e.docker(
-        "run",
-        "--name",
-        "logger",
-        "busybox",
-        "sh",
-        "-c",
-        f"yes {'x' * 99} | head -c 90000000 > /dev/null; true",
-    )
-    e.docker("rm", "-f", "logger")
     e.docker("run", "--name", "logger", "-d", "busybox", "sh", "-c", f"yes {'x' * 99} | head -c 60000000")
     e.docker("wait", "logger")
     value = timed(lambda: e.docker("logs", "logger"))
@@ -480,7 +470,7 @@ def busybox_root() -> bytes:
         ).stdout.split():
             if applet != "busybox":
                 info = tarfile.TarInfo(f"bin/{applet}")
-                info.type, info.linkname = tarfile.LNKTYPE, "bin/busybox"
+                info.type, info.linkname, info.mode = tarfile.LNKTYPE, "bin/busybox", 0o755
                 tar.addfile(info)
     return out.getvalue()
 

@@ -1,0 +1,97 @@
+"""Positions in a Dockerfile and errors that show them: file, line, the text, a caret, the mended line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sampan.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Lines ``first`` to ``last`` (1-based, inclusive); when known, a column range (0-based) in ``first``."""
+
+    first: int
+    last: int
+    column: int | None = None
+    width: int = 1
+
+
+def frame(name: str, lines: list[str], span: Span) -> str:
+    """The code frame of ``span``: up to five numbered lines of ``lines``, a caret under the column."""
+    if not 1 <= span.first <= len(lines):
+        return name
+    last = min(span.last, span.first + 4, len(lines))
+    digits = len(str(last))
+    out = [f"{name}:{span.first}"]
+    for number in range(span.first, last + 1):
+        text = lines[number - 1].rstrip("\r\n").expandtabs(1)
+        out.append(f"  {number:>{digits}} | {text}")
+        if number == span.first and span.column is not None:
+            out.append(f"  {'':>{digits}} | {' ' * span.column}{'^' * max(1, span.width)}")
+    return "\n".join(out)
+
+
+class DockerfileError(InvalidParameter):
+    """A Dockerfile that can't be accepted.
+
+    ``reason`` is the bare cause, ``message`` dockerd's wording around it (clients match on it), and
+    ``hint`` the code frame with the mended line when it can be known.
+    """
+
+    def __init__(
+        self, reason: str, span: Span | None = None, *, mended: str = "", syntax: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.span = span
+        self.mended = mended
+        # dockerd tells errors of its line parser ("failed to parse NAME: …") from those of single
+        # instructions ("dockerfile parse error on line N: …"), and clients know both.
+        self.syntax = syntax
+
+    def located(self, name: str, lines: list[str]) -> DockerfileError:
+        """The same error with dockerd's prefix and a code frame of ``lines`` from the file ``name``."""
+        if self.syntax:
+            self.message = f"failed to parse {name}: {self.reason}"
+        elif self.span is not None:
+            self.message = f"dockerfile parse error on line {self.span.first}: {self.reason}"
+        if self.span is not None:
+            self.hint = frame(name, lines, self.span)
+            if self.mended:
+                self.hint += f"\ndid you mean `{self.mended}`?"
+        self.args = (self.message,)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_:
+    """One lint finding: the rule's name, what is wrong here, the rule's general text, and where."""
+
+    rule: str
+    message: str
+    description: str
+    url: str
+    span: Span | None = None
+
+
+def nearest(word: str, known: list[str], limit: int = 2) -> str | None:
+    """The entry of ``known`` within ``limit`` edits of ``word`` (case ignored), the closest; or None."""
+    best: tuple[int, str] | None = None
+    for candidate in known:
+        distance = edit_distance(word.lower(), candidate.lower(), limit)
+        if distance <= limit and (best is None or distance < best[0]):
+            best = (distance, candidate)
+    return best[1] if best else None
+
+
+def edit_distance(a: str, b: str, limit: int) -> int:
+    """Levenshtein distance of ``a`` and ``b``; anything above ``limit`` is reported as ``limit + 1``."""
+    if abs(len(a) - len(b)) > limit:
+        return limit + 1
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return min(row[-1], limit + 1)

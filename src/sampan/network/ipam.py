@@ -1,0 +1,187 @@
+"""Addresses and subnets of one machine's networks. Pure: nothing here touches the kernel or the disk.
+
+A :class:`Pool` hands out the addresses of one subnet, lowest first, as Docker's default IPAM driver does. An
+:class:`AddressSpace` hands out subnets: the ones asked for, or the first of the default pools that nothing
+else on the machine uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+
+from sampan.errors import Forbidden, InvalidParameter, SystemFailure
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What dockerd takes when daemon.json names no default-address-pools: (base, prefix length of a network).
+DEFAULT_POOLS: tuple[tuple[str, int], ...] = (
+    *((f"172.{second}.0.0/16", 16) for second in range(17, 32)),
+    ("192.168.0.0/16", 20),
+)
+
+
+class PoolExhausted(SystemFailure):
+    """Every address of the pool is in use (500, as dockerd)."""
+
+
+class AddressInUse(Forbidden):
+    """The address asked for is taken (403, dockerd's words: "Address already in use")."""
+
+
+class Pool:
+    """The addresses of one subnet. Not locked."""
+
+    def __init__(
+        self,
+        subnet: Network,
+        *,
+        ip_range: Network | None = None,
+        gateway: Address | None = None,
+        aux: Mapping[str, Address] | None = None,
+    ) -> None:
+        """``ip_range`` limits what is handed out unasked; ``aux`` addresses belong to others.
+
+        Raises InvalidParameter when range, gateway or aux lie outside the subnet. Without ``gateway`` the
+        first free address of the range becomes it.
+        """
+        self.subnet = subnet
+        self.ip_range = ip_range or subnet
+        self.aux = dict(aux or {})
+        self._used: set[int] = set()
+        self._first, self._last = self._bounds()
+        self._hint = self._first
+        if ip_range is not None and not _inside(ip_range, subnet):
+            raise InvalidParameter(f"invalid network config:\ninvalid ip-range {ip_range}: not in {subnet}")
+        for name, address in self.aux.items():
+            self._check_inside(address, f"auxiliary address {name}={address}")
+            self._used.add(int(address))
+        if gateway is not None:
+            self._check_inside(gateway, f"gateway {gateway}")
+            self.gateway: Address = self.take(gateway)
+        else:
+            self.gateway = self.allocate()
+
+    def _bounds(self) -> tuple[int, int]:
+        first, last = int(self.ip_range.network_address), int(self.ip_range.broadcast_address)
+        spare = (
+            self.subnet.max_prefixlen - self.subnet.prefixlen > 1
+        )  # a /31 or /32 has no such two addresses
+        if spare and first == int(self.subnet.network_address):
+            first += 1
+        if spare and self.subnet.version == 4 and last == int(self.subnet.broadcast_address):
+            last -= 1
+        return first, last
+
+    def _check_inside(self, address: Address, what: str) -> None:
+        if address not in self.subnet:
+            raise InvalidParameter(f"invalid network config:\ninvalid {what}: parent subnet is {self.subnet}")
+
+    def allocate(self) -> Address:
+        """The lowest free address of the range, now taken. PoolExhausted when there is none."""
+        candidate = self._hint
+        while candidate in self._used:
+            candidate += 1
+        if candidate > self._last:
+            raise PoolExhausted(
+                f"no available IPv{self.subnet.version} addresses on this network's address pools",
+                hint=f"{self.ip_range} is full: remove containers, or create a network with a larger subnet.",
+            )
+        self._used.add(candidate)
+        self._hint = candidate + 1
+        return self._address(candidate)
+
+    def take(self, address: Address) -> Address:
+        """Take a given address. AddressInUse, or InvalidParameter when the subnet doesn't hold it."""
+        value = int(address)
+        if address not in self.subnet:
+            raise InvalidParameter(
+                f"invalid endpoint settings:\nno configured subnet contains IP address {address}"
+            )
+        if value in self._used:
+            raise AddressInUse("Address already in use")
+        self._used.add(value)
+        return address
+
+    def release(self, address: Address) -> None:
+        """Give an address back; one that isn't taken is no error. The gateway and aux addresses stay."""
+        value = int(address)
+        if address == self.gateway or address in self.aux.values():
+            return
+        self._used.discard(value)
+        if self._first <= value < self._hint:
+            self._hint = value
+
+    def _address(self, value: int) -> Address:
+        return ipaddress.IPv4Address(value) if self.subnet.version == 4 else ipaddress.IPv6Address(value)
+
+    @property
+    def in_use(self) -> int:
+        """How many addresses are gone; Docker counts the network and broadcast address too."""
+        return len(self._used) + (2 if self.subnet.version == 4 and self.subnet.prefixlen < 31 else 1)
+
+    @property
+    def available(self) -> int:
+        """How many addresses the range still has."""
+        taken = sum(1 for value in self._used if self._first <= value <= self._last)
+        return self._last - self._first + 1 - taken
+
+
+def _inside(inner: Network, outer: Network) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def overlaps(subnet: Network, others: Iterable[Network]) -> Network | None:
+    """The first of ``others`` that shares an address with ``subnet``."""
+    return next(
+        (other for other in others if other.version == subnet.version and subnet.overlaps(other)), None
+    )
+
+
+class AddressSpace:
+    """Which subnets the engine's networks have, and which one is next."""
+
+    def __init__(self, pools: Iterable[tuple[str, int]] = DEFAULT_POOLS, *, seed: str = "sampan") -> None:
+        """``pools`` are (base, size) pairs; ``seed`` makes the IPv6 subnets of two machines differ."""
+        self._pools = [(ipaddress.ip_network(base), size) for base, size in pools]
+        digest = hashlib.sha256(seed.encode()).digest()
+        self._ula = ipaddress.IPv6Network((b"\xfd" + digest[:5] + bytes(10), 48))
+        self._taken: set[Network] = set()
+
+    @property
+    def taken(self) -> frozenset[Network]:
+        """The subnets in use."""
+        return frozenset(self._taken)
+
+    def claim(self, subnet: Network) -> Network:
+        """Take a given subnet. Forbidden (403) when it overlaps one of the engine's own networks."""
+        if overlaps(subnet, self._taken):
+            raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
+        self._taken.add(subnet)
+        return subnet
+
+    def next_free(self, version: int, avoid: Iterable[Network]) -> Network:
+        """Take the first subnet of the default pools that overlaps neither ours nor ``avoid``."""
+        others = [*self._taken, *avoid]
+        for candidate in self._candidates(version):
+            if overlaps(candidate, others) is None:
+                self._taken.add(candidate)
+                return candidate
+        raise SystemFailure(
+            f"could not find an available, non-overlapping IPv{version} address pool "
+            "among the defaults to assign to the network",
+            hint="Remove unused networks (docker network prune), give --subnet or more default pools.",
+        )
+
+    def _candidates(self, version: int) -> Iterator[Network]:
+        for base, size in self._pools:
+            if base.version == version:
+                yield from base.subnets(new_prefix=max(size, base.prefixlen))
+        if version == 6 and not any(base.version == 6 for base, _size in self._pools):
+            yield from self._ula.subnets(new_prefix=64)
+
+    def release(self, subnet: Network) -> None:
+        """Give a subnet back."""
+        self._taken.discard(subnet)

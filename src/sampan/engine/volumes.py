@@ -1,0 +1,321 @@
+"""Volumes of the ``local`` driver: directories that outlive containers, with the mount options Docker knows.
+
+A volume without options is a directory. One with ``type``/``device``/``o`` (nfs, tmpfs, bind …) is mounted
+on its directory while a container that uses it runs: several containers then share the one mount, as with
+Docker. In use means: named by a container that exists, running or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sampan import errors
+from sampan.engine import localdriver
+from sampan.engine.containers.timestamps import rfc3339
+
+if TYPE_CHECKING:
+    from sampan.engine.events import EventBus
+    from sampan.storage.db import Database
+
+ANONYMOUS = "com.docker.volume.anonymous"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
+_ALLOWED = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
+_NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
+_KNOWN = frozenset(("type", "o", "device", "size"))
+_SCHEMA = [
+    """CREATE TABLE volumes (
+        name TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, labels BLOB NOT NULL, options BLOB NOT NULL
+    )""",
+]
+
+
+class Volume(msgspec.Struct):
+    """One volume; ``labels`` and ``options`` are None when none were given."""
+
+    name: str
+    created_ns: int
+    mountpoint: str
+    labels: dict[str, str] | None = None
+    options: dict[str, str] | None = None
+    driver: str = "local"
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the engine chose the name."""
+        return ANONYMOUS in (self.labels or {})
+
+    def document(self) -> dict[str, Any]:
+        """The volume as the Engine API shows it."""
+        return {
+            "CreatedAt": rfc3339(self.created_ns // 1_000_000_000 * 1_000_000_000),
+            "Driver": self.driver,
+            "Labels": self.labels,
+            "Mountpoint": self.mountpoint,
+            "Name": self.name,
+            "Options": self.options,
+            "Scope": "local",
+        }
+
+
+class Volumes:
+    """The volumes of one data root."""
+
+    def __init__(self, root: Path, db: Database, events: EventBus) -> None:
+        self._root = root
+        self._db = db
+        self._events = events
+        self._volumes: dict[str, Volume] = {}
+        self._users: dict[str, set[str]] = {}
+        self._mounted: dict[str, set[str]] = {}
+        root.mkdir(mode=0o701, parents=True, exist_ok=True)
+        db.migrate("volumes", _SCHEMA)
+        self._load()
+
+    def _load(self) -> None:
+        with self._db.transaction() as tx:
+            rows = list(tx.execute("SELECT name, created_ns, labels, options FROM volumes ORDER BY rowid"))
+        for name, created, labels, options in rows:
+            self._volumes[name] = Volume(
+                name, created, str(self.path(name)), msgspec.json.decode(labels), msgspec.json.decode(options)
+            )
+
+    def path(self, name: str) -> Path:
+        """Where a volume's content is."""
+        return self._root / name / "_data"
+
+    def get(self, name: str) -> Volume:
+        """The volume ``name``. NotFound "get x: no such volume"."""
+        try:
+            return self._volumes[name]
+        except KeyError:
+            raise errors.NotFound(f"get {name}: no such volume") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._volumes
+
+    def all(self) -> list[Volume]:
+        """All volumes, sorted by name."""
+        return [self._volumes[name] for name in sorted(self._volumes)]
+
+    def users(self, name: str) -> list[str]:
+        """Ids of the containers that name this volume."""
+        return sorted(self._users.get(name, ()))
+
+    async def size(self, name: str) -> int:
+        """Bytes of the regular files in a volume."""
+        return await asyncio.to_thread(directory_size, self.path(name))
+
+    def create(
+        self,
+        name: str = "",
+        *,
+        driver: str = "",
+        options: dict[str, str] | None = None,
+        labels: dict[str, str] | None = None,
+        user: str = "",
+    ) -> Volume:
+        """Make a volume, or return the one of that name; ``user`` is the id of a container that will use it.
+
+        InvalidParameter for names and options that aren't allowed, NotFound for another driver than local.
+        """
+        check_driver(name, driver)
+        if not name:
+            name = secrets.token_hex(32)
+            labels = {**(labels or {}), ANONYMOUS: ""}
+        volume = self._volumes.get(name)
+        if volume is None:
+            check_name(name)
+            check_options(name, options)
+            volume = self._make(name, options or None, labels)
+        if user:
+            self._users.setdefault(name, set()).add(user)
+        return volume
+
+    def _make(self, name: str, options: dict[str, str] | None, labels: dict[str, str] | None) -> Volume:
+        volume = Volume(name, time.time_ns(), str(self.path(name)), labels, options)
+        # The directory first: a directory without a row is an orphan that the next create takes over, a
+        # row without its directory would be a volume that can't be mounted.
+        self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        os.chmod(self._root / name, 0o701)
+        with self._db.transaction() as tx:
+            tx.execute(
+                "INSERT INTO volumes (name, created_ns, labels, options) VALUES (?, ?, ?, ?)",
+                (name, volume.created_ns, msgspec.json.encode(labels), msgspec.json.encode(options)),
+            )
+        self._volumes[name] = volume
+        self._events.publish("volume", "create", name, {"driver": "local"})
+        return volume
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Delete a volume with its content.
+
+        Conflict while a container names it (also with ``force``); NotFound, unless ``force``, when missing.
+        """
+        if name not in self._volumes and force:
+            return
+        volume = self.get(name)
+        users = self.users(name)
+        if users:
+            raise errors.Conflict(
+                f"remove {name}: volume is in use - [{', '.join(users)}]",
+                hint="Remove these containers first.",
+            )
+        self._unmount(volume)
+        doomed = self._root / f".removing-{secrets.token_hex(8)}"
+        try:
+            (self._root / name).rename(doomed)
+        except FileNotFoundError:
+            doomed = Path()
+        with self._db.transaction() as tx:
+            tx.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        del self._volumes[name]
+        self._users.pop(name, None)
+        self._events.publish("volume", "destroy", name, {"driver": "local"})
+        if doomed.name:
+            await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+
+    async def prune(self, select: Iterable[Volume]) -> tuple[list[str], int]:
+        """Delete those of ``select`` that nobody uses: their names and the bytes they held."""
+        names: list[str] = []
+        reclaimed = 0
+        for volume in list(select):
+            if self.users(volume.name):
+                continue
+            size = await self.size(volume.name)
+            try:
+                await self.remove(volume.name)
+            except (errors.Conflict, errors.NotFound):
+                continue
+            names.append(volume.name)
+            reclaimed += size
+        self._events.publish("volume", "prune", "", {"reclaimed": str(reclaimed)})
+        return names, reclaimed
+
+    def hold(self, name: str, user: str) -> None:
+        """Note that container ``user`` names this volume. NotFound when it is gone."""
+        self.get(name)
+        self._users.setdefault(name, set()).add(user)
+
+    def release(self, name: str, user: str) -> None:
+        """Container ``user`` names this volume no longer."""
+        users = self._users.get(name)
+        if users:
+            users.discard(user)
+            if not users:
+                del self._users[name]
+
+    async def mount(self, name: str, user: str) -> Path:
+        """The volume's content for a container that starts, mounted first if it has mount options.
+
+        SystemFailure when the mount fails.
+        """
+        volume = self.get(name)
+        path = self.path(name)
+        if not path.is_dir():
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if volume.options and "device" in volume.options:
+            holders = self._mounted.setdefault(name, set())
+            if not holders and not localdriver.is_mounted(path):
+                await asyncio.to_thread(localdriver.mount, path, volume.options)
+            holders.add(user)
+        return path
+
+    def unmount(self, name: str, user: str) -> None:
+        """The container has ended: unmount when it was the last one."""
+        holders = self._mounted.get(name)
+        if holders is None:
+            return
+        holders.discard(user)
+        if not holders and name in self._volumes:
+            self._unmount(self._volumes[name])
+
+    def restore_mounts(self, running: dict[str, list[str]]) -> None:
+        """After an engine restart: ``running`` maps volume names to the running containers that use them."""
+        for name, volume in self._volumes.items():
+            if not volume.options or "device" not in volume.options:
+                continue
+            self._mounted[name] = set(running.get(name, ()))
+            if not self._mounted[name]:
+                self._unmount(volume)
+
+    def _unmount(self, volume: Volume) -> None:
+        self._mounted.pop(volume.name, None)
+        if volume.options:
+            localdriver.unmount(self.path(volume.name))
+
+    def sweep(self) -> None:
+        """Finish removals that a crash interrupted."""
+        for leftover in self._root.glob(".removing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def check_name(name: str) -> None:
+    """InvalidParameter in Docker's words for a name that isn't allowed."""
+    if len(name) == 1:
+        raise errors.InvalidParameter(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not _NAME.match(name) or len(name) > 255:
+        raise errors.InvalidParameter(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only "{_ALLOWED}" '
+            "are allowed. If you intended to pass a host directory, use absolute path"
+        )
+
+
+def check_driver(name: str, driver: str) -> None:
+    """NotFound for any driver but ``local``."""
+    if driver not in ("", "local"):
+        raise errors.NotFound(
+            f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found',
+            hint="Only the local driver is built in.",
+        )
+
+
+def check_options(name: str, options: dict[str, str] | None) -> None:
+    """InvalidParameter for options that the local driver doesn't have or that lack their companions."""
+    given = options or {}
+    for option in given:
+        if option not in _KNOWN:
+            raise errors.InvalidParameter(f'create {name}: invalid option: "{option}"')
+    if "size" in given:
+        raise errors.InvalidParameter(
+            f"create {name}: quota size requested but no quota support",
+            hint="A tmpfs volume takes its size in o: -o type=tmpfs -o device=tmpfs -o o=size=100m.",
+        )
+    for option in given:
+        for needed in _NEEDS.get(option, ()):
+            if not given.get(needed):
+                raise errors.InvalidParameter(f'create {name}: missing required option: "{needed}"')
+
+
+def directory_size(path: Path) -> int:
+    """Bytes of all regular files below ``path``, hard links counted once, other file systems too."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    stack = [os.fspath(path)]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                state = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+            elif state.st_nlink == 1 or (state.st_dev, state.st_ino) not in seen:
+                seen.add((state.st_dev, state.st_ino))
+                total += state.st_size
+    return total

@@ -1,0 +1,55 @@
+"""Entering a network namespace, setns(2), for the length of one short thread.
+
+Unlike the other namespaces, the network one belongs to the thread: a thread that enters one, makes its
+sockets there and ends disturbs nobody. The sockets stay in that namespace wherever they are used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from sampan.kernel.namespaces import CLONE_NEWNET, setns
+
+T = TypeVar("T")
+
+
+def open_netns(pid: int) -> int:
+    """A descriptor of the network namespace of a process. FileNotFoundError when it is gone."""
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(netns: int) -> None:
+    """Put the calling thread into the namespace behind a descriptor, for good."""
+    setns(netns, CLONE_NEWNET)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread of its own, which ends with it; the loop goes on meanwhile.
+
+    A pooled thread would keep the namespace that ``work`` may have entered.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, failure: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if failure is not None:
+            future.set_exception(failure)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        try:
+            outcome: tuple[T | None, BaseException | None] = (work(), None)
+        except BaseException as failure:
+            outcome = (None, failure)
+        loop.call_soon_threadsafe(settle, *outcome)
+
+    thread = threading.Thread(target=run, name="netns", daemon=True)
+    thread.start()
+    return await asyncio.shield(future)

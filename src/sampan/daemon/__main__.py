@@ -1,0 +1,10 @@
+"""``python -m sampan.daemon``: the same as ``sampand``."""
+
+from __future__ import annotations
+
+import sys
+
+from sampan.daemon.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""``sampand``: read the settings, take the data root, open the engine, serve until told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sampan import __version__, errors
+from sampan.daemon import settings as settings_module
+from sampan.daemon.options import OPTIONS
+from sampan.daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from sampan.api.listener import Server
+    from sampan.engine.engine import Engine
+
+log = logging.getLogger("sampan.daemon")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon; its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        settings = settings_module.load(words)
+    except errors.SampanError as error:
+        sys.stderr.write(f"sampand: {error}\n")
+        return 1
+    if settings.help:
+        sys.stdout.write(_usage())
+        return 0
+    if settings.version:
+        sys.stdout.write(f"sampand version {__version__}\n")
+        return 0
+    if settings.validate:
+        sys.stdout.write("configuration OK\n")
+        return 0
+    from sampan.daemon import logs
+
+    logs.set_up(settings.log_level, settings.log_format)
+    try:
+        return _run(Daemon(settings, words).run())
+    except errors.SampanError as error:
+        sys.stderr.write(f"sampand: {error}\n")
+        return 1
+
+
+def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where it is installed, else on asyncio's own loop."""
+    factory = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main_coroutine)
+
+
+def _usage() -> str:
+    lines = [
+        "Usage:  sampand [OPTIONS]",
+        "",
+        "A container engine that speaks Docker's protocols.",
+        "",
+        "Options:",
+    ]
+    for option in sorted(OPTIONS, key=lambda option: option.flag):
+        short = f"-{option.short}, " if option.short else "    "
+        kind = "" if option.kind == "bool" else f" {option.kind}"
+        lines.append(f"  {short}--{option.flag + kind:<32} {option.help}")
+    return "\n".join(lines) + "\n"
+
+
+class Daemon:
+    """One run of the daemon, from the lock on the data root to the last closed socket."""
+
+    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+        self._settings = settings
+        self._arguments = arguments
+        self._end = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Raises the error that kept the daemon from starting."""
+        from sampan.daemon import lock, sockets
+
+        with contextlib.ExitStack() as undo:
+            root_lock = lock.RootLock(self._settings.engine.data_root)
+            undo.callback(root_lock.close)
+            if self._settings.pidfile is not None:
+                lock.write_pidfile(self._settings.pidfile)
+                undo.callback(lock.remove_pidfile, self._settings.pidfile)
+            listeners = sockets.open_all(self._settings)
+            for listener in listeners:
+                undo.callback(listener.close)
+            self._handle_signals()
+            await self._serve(listeners)
+        return 0
+
+    async def _serve(self, listeners: Sequence[Any]) -> None:
+        from sampan.api.app import Application
+        from sampan.api.listener import Server
+        from sampan.engine.engine import Engine
+
+        engine = await Engine.open(self._settings.engine)
+        try:
+            server = Server(Application(engine))
+            for listener in listeners:
+                await server.listen(listener.socket, listener.tls)
+            self._engine = engine
+            self._say_ready([listener.name for listener in listeners])
+            await self._end.wait()
+            await self._stop(server)
+        finally:
+            await engine.close()
+
+    def _say_ready(self, names: Sequence[str]) -> None:
+        from sampan.daemon import systemd
+
+        sys.stdout.write(f"sampand {__version__} ready on {', '.join(names)} (pid {os.getpid()})\n")
+        sys.stdout.flush()
+        systemd.notify(f"READY=1\nMAINPID={os.getpid()}")
+
+    async def _stop(self, server: Server) -> None:
+        from sampan.daemon import systemd
+
+        log.info("ending")
+        systemd.notify("STOPPING=1")
+        await server.close()
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    _engine: Engine | None = None
+
+    def _reload(self) -> None:
+        """SIGHUP: read the file again; what is wrong in it changes nothing and is said in the log."""
+        from sampan.daemon import logs, systemd
+
+        systemd.notify("RELOADING=1")
+        try:
+            fresh = settings_module.reload(self._settings, self._arguments)
+        except errors.SampanError as error:
+            log.error("the configuration was not reloaded: %s", error)
+        else:
+            self._settings = fresh
+            logs.set_level(fresh.log_level)
+            if self._engine is not None:
+                self._engine.reload(fresh.engine)
+            log.info("the configuration was reloaded")
+        systemd.notify("READY=1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

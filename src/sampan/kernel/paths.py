@@ -48,3 +48,41 @@ def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: i
 def open_in_root(rootfd: int, path: str | bytes, flags: int, mode: int = 0) -> int:
     """Open ``path`` as a process would whose root directory is ``rootfd``; magic links are refused."""
     return openat2(rootfd, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def make_directories(rootfd: int, path: str, mode: int = 0o755) -> int:
+    """Make ``path`` with its parents inside ``rootfd`` where missing; O_PATH descriptor of it.
+
+    Raises NotADirectoryError when a part exists and is no directory.
+    """
+    try:
+        return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        pass
+    parent, name = _split(path)
+    if not name:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    holder = make_directories(rootfd, parent, mode)
+    try:
+        os.mkdir(name, mode, dir_fd=holder)
+    except FileExistsError:  # a link without target: looked up it is missing, made it is there
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+    finally:
+        os.close(holder)
+    return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def make_file(rootfd: int, path: str, mode: int = 0o644) -> int:
+    """Make the empty file ``path`` with its parents inside ``rootfd`` where missing; O_PATH descriptor of it."""
+    try:
+        return open_in_root(rootfd, path, os.O_PATH)
+    except FileNotFoundError:
+        pass
+    os.close(make_directories(rootfd, _split(path)[0]))
+    os.close(open_in_root(rootfd, path, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, mode))
+    return open_in_root(rootfd, path, os.O_PATH)
+
+
+def _split(path: str) -> tuple[str, str]:
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return parent or "/", name

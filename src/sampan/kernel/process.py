@@ -1,0 +1,136 @@
+"""A process's own attributes: prctl(2), capabilities(7), seccomp(2), close_range(2), dumpable, death signal."""
+
+from __future__ import annotations
+
+import ctypes
+
+from sampan.kernel import libc
+
+SIGKILL = 9
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
+_PR_SET_NAME = 15
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_CLOSE_RANGE_CLOEXEC = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_long = ctypes.c_ulong
+_prctl = libc.function("prctl", ctypes.c_int, _long, _long, _long, _long)
+_capset = libc.function("capset", ctypes.c_void_p, ctypes.c_void_p)
+_capget = libc.function("capget", ctypes.c_void_p, ctypes.c_void_p)
+_close_range = libc.syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+_setsid = libc.function("setsid")
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Signal to get when the parent dies. Cleared by a change of credentials: set it after that. prctl(2)."""
+    libc.check(_prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0), "PR_SET_PDEATHSIG")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of the same user may trace this process or open its /proc files. prctl(2)."""
+    libc.check(_prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "PR_SET_DUMPABLE")
+
+
+def set_name(name: str) -> None:
+    """The name in /proc/self/comm, cut to 15 bytes. prctl(2)."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    libc.check(_prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "PR_SET_NAME")
+
+
+def set_subreaper() -> None:
+    """Become the parent of orphaned descendants. prctl(2)."""
+    libc.check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "PR_SET_CHILD_SUBREAPER")
+
+
+def set_no_new_privileges() -> None:
+    """execve(2) can't give more privileges from now on. prctl(2)."""
+    libc.check(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+def keep_capabilities(keep: bool) -> None:
+    """Keep the permitted set through the next setuid away from root. prctl(2)."""
+    libc.check(_prctl(_PR_SET_KEEPCAPS, int(keep), 0, 0, 0), "PR_SET_KEEPCAPS")
+
+
+def install_seccomp(program: bytes) -> None:
+    """Install a BPF filter (array of ``struct sock_filter``, 8 bytes each). seccomp(2).
+
+    Needs CAP_SYS_ADMIN or no_new_privs (EACCES).
+    """
+    filters = ctypes.create_string_buffer(program, len(program))
+    descriptor = (ctypes.c_uint64 * 2)(len(program) // 8, ctypes.addressof(filters))
+    result = _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(descriptor), 0, 0)
+    libc.check(result, "PR_SET_SECCOMP")
+
+
+def last_capability() -> int:
+    """Number of the last capability that the kernel knows."""
+    number = 0
+    while _prctl(_PR_CAPBSET_READ, number + 1, 0, 0, 0) >= 0:
+        number += 1
+    return number
+
+
+def limit_bounding_set(mask: int) -> None:
+    """Drop every capability outside ``mask`` from the bounding set. capabilities(7)."""
+    number = 0
+    while True:
+        held = _prctl(_PR_CAPBSET_READ, number, 0, 0, 0)
+        if held < 0:
+            return
+        if held and not mask >> number & 1:
+            libc.check(_prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "PR_CAPBSET_DROP")
+        number += 1
+
+
+def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the three sets from bit masks. capset(2)."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    words = []
+    for shift in (0, 32):
+        words += [mask >> shift & 0xFFFFFFFF for mask in (effective, permitted, inheritable)]
+    data = (ctypes.c_uint32 * 6)(*words)
+    libc.check(_capset(ctypes.addressof(header), ctypes.addressof(data)), "capset")
+
+
+def get_capabilities() -> tuple[int, int, int]:
+    """(effective, permitted, inheritable) of this thread as bit masks. capget(2)."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    libc.check(_capget(ctypes.addressof(header), ctypes.addressof(data)), "capget")
+    return data[0] | data[3] << 32, data[1] | data[4] << 32, data[2] | data[5] << 32
+
+
+def set_ambient(mask: int) -> None:
+    """Make the ambient set equal to ``mask``, which must be permitted and inheritable. capabilities(7)."""
+    libc.check(_prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "PR_CAP_AMBIENT")
+    for number in range(mask.bit_length()):
+        if mask >> number & 1:
+            libc.check(_prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0), "PR_CAP_AMBIENT")
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark every descriptor from ``first`` on close-on-exec. close_range(2)."""
+    libc.check(_close_range(first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC), "close_range")
+
+
+def close_between(first: int, last: int) -> None:
+    """Close the descriptors ``first`` to ``last``, both included. close_range(2)."""
+    if first <= last:
+        libc.check(_close_range(first, last, 0), "close_range")
+
+
+def leave_session() -> None:
+    """Start a session, if this process doesn't lead one already. setsid(2)."""
+    _setsid()

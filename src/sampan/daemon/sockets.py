@@ -42,7 +42,7 @@ class Listener:
 
 
 def open_all(settings: Settings) -> list[Listener]:
-    """Bind every host of the settings, or none: InvalidParameter or SystemFailure and all are closed again."""
+    """Bind every host of the settings, or none of them. InvalidParameter, SystemFailure."""
     tls = tls_context(settings)
     with contextlib.ExitStack() as undo:
         listeners: list[Listener] = []
@@ -126,7 +126,7 @@ def _tcp(rest: str, tls: ssl.SSLContext | None) -> list[Listener]:
         found = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise errors.InvalidParameter(f"Invalid bind address tcp://{rest}: {error}") from error
-    listeners = []
+    listeners: list[Listener] = []
     for family, kind, protocol, _, where in dict.fromkeys(found):
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

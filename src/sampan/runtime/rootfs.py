@@ -1,0 +1,209 @@
+"""The container's file system: root, mounts, devices, masks, pivot_root; run by its first process.
+
+Every target is opened inside the new root (openat2 with RESOLVE_IN_ROOT, no magic links) and mounted on by
+descriptor, so that no link of an image can lead a mount out. Nothing is mounted on the host: the mount
+namespace is the container's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from sampan.kernel import mounts, paths, pty
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Plan = dict[str, Any]
+    At = Callable[[str, object], None]
+
+_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def assemble(plan: Plan, at: At) -> int:
+    """Mount the root and all that ``plan`` puts into it; O_PATH descriptor of the root.
+
+    ``at(step, detail)`` is told what is going on, for error reports. Raises OSError.
+    """
+    os.umask(0)
+    at("rootfs", plan["rootfs"][0])
+    root = _mount_root(plan)
+    for entry in plan.get("mounts", ()):
+        _mount(root, entry, at)
+    for device in plan.get("devices", ()):
+        at("device", device[0])
+        _make_device(root, device)
+    for target, link in plan.get("symlinks", ()):
+        at("symlink", link)
+        _make_symlink(root, target, link)
+    return root
+
+
+def restrict(root: int, plan: Plan, at: At) -> None:
+    """Read-only and masked paths below ``root``; missing ones are skipped."""
+    for path in plan.get("readonly_paths", ()):
+        at("readonly path", path)
+        _make_readonly(root, path)
+    empty = -1
+    for path in plan.get("masked", ()):
+        at("masked path", path)
+        empty = _mask(root, path, empty)
+    if empty >= 0:
+        os.close(empty)
+
+
+def enter(root: int, plan: Plan) -> None:
+    """Make ``root`` the root and working directory, the old root is let go. pivot_root(2)."""
+    if plan.get("readonly"):
+        mounts.set_attributes(root, add=mounts.MOUNT_ATTR_RDONLY)
+    os.fchdir(root)
+    mounts.pivot_root(".", ".")
+    mounts.umount(".", mounts.MNT_DETACH)
+    os.chdir("/")
+    propagation = plan.get("propagation", 0) & mounts.PROPAGATION
+    if propagation and propagation != mounts.MS_PRIVATE:
+        mounts.mount(None, "/", None, propagation)
+
+
+def open_console(root: int) -> tuple[int, int]:
+    """A terminal of the container's devpts, its slave bound on /dev/console: (master, slave)."""
+    master, slave, number = pty.open_pair(root)
+    target = paths.make_file(root, "dev/console", 0o600)
+    node = paths.open_in_root(root, f"dev/pts/{number}", os.O_PATH)
+    _attach(mounts.open_tree(node, "", mounts.OPEN_TREE_CLONE), target)
+    os.close(node)
+    return master, slave
+
+
+def _mount_root(plan: Plan) -> int:
+    """Put the root file system on run_dir, any directory of this mount namespace would do."""
+    kind = plan["rootfs"][0]
+    if kind == "overlay":
+        _, lowers, upper, work = plan["rootfs"]
+        root = mounts.overlay(lowers, upper, work)
+    else:
+        root = mounts.open_tree(-1, plan["rootfs"][1], mounts.OPEN_TREE_CLONE | mounts.AT_RECURSIVE)
+        mounts.set_attributes(root, propagation=mounts.MS_PRIVATE, recursive=True)
+    place = os.open(plan["run_dir"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.attach(root, place)
+    os.close(place)
+    return root
+
+
+def _mount(root: int, entry: list[Any], at: At) -> None:
+    if entry[0] == "fs":
+        _, fstype, source, target, flags, data = entry
+        at("mount", (source, target))
+        _mount_fs(root, fstype, source, target, flags, data)
+        return
+    source, target = entry[1:3]
+    at("mount", (source, target))
+    _bind(root, *entry[1:7])
+
+
+def _mount_fs(root: int, fstype: str, source: str, target: str, flags: int, data: str) -> None:
+    fd = paths.make_directories(root, target)
+    propagation = flags & mounts.PROPAGATION
+    plain = flags & ~(mounts.PROPAGATION | mounts.MS_REC)
+    mounts.mount(source, f"/proc/self/fd/{fd}", fstype, plain, data or None)
+    os.close(fd)
+    if propagation:
+        fd = paths.open_in_root(root, target, os.O_PATH)
+        mounts.set_attributes(fd, propagation=propagation)
+        os.close(fd)
+
+
+def _bind(
+    root: int, source: str, target: str, flags: int, recursive: bool, propagation: int, make: str
+) -> None:
+    tree = mounts.open_tree(-1, source, mounts.OPEN_TREE_CLONE | (mounts.AT_RECURSIVE if recursive else 0))
+    add, remove = mounts.attributes(flags)
+    if add or remove:
+        mounts.set_attributes(tree, add=add, remove=remove, recursive=bool(flags & mounts.MS_REC))
+    kind = propagation & mounts.PROPAGATION or mounts.MS_PRIVATE
+    mounts.set_attributes(tree, propagation=kind, recursive=bool(propagation & mounts.MS_REC) or recursive)
+    if make == "dir":
+        place = paths.make_directories(root, target)
+    elif make == "file":
+        place = paths.make_file(root, target)
+    else:
+        place = paths.open_in_root(root, target, os.O_PATH)
+    _attach(tree, place)
+
+
+def _attach(tree: int, place: int) -> None:
+    try:
+        mounts.attach(tree, place)
+    finally:
+        os.close(tree)
+        os.close(place)
+
+
+def _parent(root: int, path: str) -> tuple[int, str]:
+    holder, _, name = path.rstrip("/").rpartition("/")
+    return paths.make_directories(root, holder or "/"), name
+
+
+def _make_device(root: int, device: list[Any]) -> None:
+    path, kind, major, minor, mode, uid, gid = device
+    parent, name = _parent(root, path)
+    try:
+        os.mknod(name, _KINDS[kind] | mode & 0o7777, os.makedev(major, minor), dir_fd=parent)
+        if uid or gid:
+            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+    except FileExistsError:
+        return
+    except PermissionError:  # in a user namespace: the host's node stands in
+        _attach(mounts.open_tree(-1, path, mounts.OPEN_TREE_CLONE), paths.make_file(root, path))
+    finally:
+        os.close(parent)
+
+
+def _make_symlink(root: int, target: str, link: str) -> None:
+    parent, name = _parent(root, link)
+    try:
+        os.symlink(target, name, dir_fd=parent)
+    except FileExistsError:
+        return
+    finally:
+        os.close(parent)
+
+
+def _make_readonly(root: int, path: str) -> None:
+    try:
+        place = paths.open_in_root(root, path, os.O_PATH)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return
+        raise
+    tree = mounts.open_tree(place, "", mounts.OPEN_TREE_CLONE | mounts.AT_RECURSIVE)
+    mounts.set_attributes(tree, add=mounts.MOUNT_ATTR_RDONLY)
+    _attach(tree, place)
+
+
+def _mask(root: int, path: str, empty: int) -> int:
+    """Hide ``path``: a file below /dev/null, a directory below an empty one, whose mount is given back."""
+    try:
+        place = paths.open_in_root(root, path, os.O_PATH)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return empty
+        raise
+    if stat.S_ISDIR(os.fstat(place).st_mode):
+        if empty < 0:
+            options = [("size", "0"), ("mode", "0555")]
+            empty = mounts.detached("tmpfs", options, mounts.MOUNT_ATTR_RDONLY)
+            # In the namespace first, since a detached mount can be copied only by newer kernels.
+            mounts.attach(empty, place)
+            os.close(place)
+            return empty
+        tree = mounts.open_tree(empty, "", mounts.OPEN_TREE_CLONE)
+    else:
+        tree = mounts.open_tree(-1, "/dev/null", mounts.OPEN_TREE_CLONE)
+    _attach(tree, place)
+    return empty

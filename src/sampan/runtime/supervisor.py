@@ -1,0 +1,418 @@
+"""The engine's side of running processes: the zygote, and a :class:`Process` for every monitor.
+
+Nothing here forks the engine. A launch is one packet to the zygote (a control socket, the plan in a memfd,
+the attach clients' sockets); from then on the monitor answers on the control socket. Everything survives the
+engine: :meth:`Supervisor.adopt` finds a monitor again by its socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sampan.errors import Conflict, StartFailure, SystemFailure
+from sampan.kernel import namespaces
+from sampan.runtime import monitor, wire, zygote
+from sampan.runtime.failures import start_failure
+
+_ZYGOTE_TRIES = 3
+_NAMESPACES = (
+    ("user", namespaces.CLONE_NEWUSER),
+    ("mnt", namespaces.CLONE_NEWNS),
+    ("pid", namespaces.CLONE_NEWPID),
+    ("net", namespaces.CLONE_NEWNET),
+    ("ipc", namespaces.CLONE_NEWIPC),
+    ("uts", namespaces.CLONE_NEWUTS),
+    ("cgroup", namespaces.CLONE_NEWCGROUP),
+)
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended: its code (128 + n after signal n), out of memory or not, wall clock in ns."""
+
+    code: int
+    oom_killed: bool
+    finished_ns: int
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Exit | None:
+        """What the monitor recorded in ``state_dir``; None when it has recorded nothing (it was killed)."""
+        try:
+            record = json.loads((state_dir / monitor.EXIT_RECORD).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return cls(record["code"], record["oom_killed"], record["finished_ns"])
+
+
+@dataclass(frozen=True)
+class AttachEnd:
+    """A connected stream socket for the monitor to serve; it belongs to the supervisor once handed over."""
+
+    sock: socket.socket
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+    @classmethod
+    def pair(
+        cls, *, stdin: bool = False, stdout: bool = True, stderr: bool = True
+    ) -> tuple[AttachEnd, socket.socket]:
+        """An end to hand to the monitor, and ours: it carries Docker's wire format out and raw stdin in."""
+        theirs, ours = socket.socketpair()
+        ours.setblocking(False)
+        return cls(theirs, stdin, stdout, stderr), ours
+
+
+class MonitorLost(SystemFailure):
+    """A monitor ended without a word; its container was ended with it."""
+
+
+class Process:
+    """A container's or exec's process, known through its monitor."""
+
+    def __init__(self, kind: str, control: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self.kind = kind
+        self.pid = 0
+        self.monitor_pid = 0
+        self.started_ns = 0
+        self._loop = loop
+        self._control = control
+        self._pidfd = -1
+        self._open = True
+        self._hello: asyncio.Future[None] = loop.create_future()
+        self._created: asyncio.Future[None] = loop.create_future()
+        self._started: asyncio.Future[None] = loop.create_future()
+        self._exit: asyncio.Future[Exit] = loop.create_future()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._syncs: dict[int, asyncio.Future[None]] = {}
+        control.setblocking(False)
+        loop.add_reader(control.fileno(), self._on_readable)
+
+    # --- what callers do ---------------------------------------------------------------------------------
+
+    async def proceed(self) -> None:
+        """Let the waiting process execute its program; returns when it has. Raises StartFailure."""
+        if not self._started.done():
+            self._tell(("go",))
+        await asyncio.shield(self._started)
+
+    async def abort(self) -> None:
+        """Kill the process; returns when it is gone. Nothing happens if it is gone already."""
+        with contextlib.suppress(OSError):
+            self._send(("abort",))
+        await asyncio.wait([self._exit, self._closed], return_when=asyncio.FIRST_COMPLETED)
+
+    async def wait(self) -> Exit:
+        """Its end; by then the log is complete. Raises MonitorLost when the monitor was killed."""
+        return await asyncio.shield(self._exit)
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended, None while it runs."""
+        if self._exit.done() and not self._exit.cancelled() and self._exit.exception() is None:
+            return self._exit.result()
+        return None
+
+    @property
+    def pidfd(self) -> int:
+        """The pidfd of the process (its owner is this object), -1 before it exists."""
+        return self._pidfd
+
+    def signal(self, number: int) -> None:
+        """Send a signal. Raises ProcessLookupError when the process has ended."""
+        if self._pidfd < 0:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        signal.pidfd_send_signal(self._pidfd, number)
+
+    async def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size in characters; without a terminal nothing happens."""
+        self._tell(("resize", rows, columns))
+
+    async def close_stdin(self) -> None:
+        """End of file on the process's stdin (not with a terminal)."""
+        self._tell(("close_stdin",))
+
+    async def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> socket.socket:
+        """A new attach client's socket, from now on. Raises Conflict when the process has ended."""
+        end, ours = AttachEnd.pair(stdin=stdin, stdout=stdout, stderr=stderr)
+        try:
+            self.hand_over(end)
+        except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    def hand_over(self, end: AttachEnd) -> None:
+        """Let the monitor serve ``end``'s socket as an attach client. Raises Conflict when it has ended."""
+        try:
+            self._tell(("attach", end.stdin, end.stdout, end.stderr), (end.sock.fileno(),))
+        finally:
+            end.sock.close()
+
+    async def sync_log(self) -> None:
+        """Returns when all output that the monitor has read is in the log file."""
+        if self._exit.done():
+            return
+        token = len(self._syncs)
+        while token in self._syncs:
+            token += 1
+        self._syncs[token] = self._loop.create_future()
+        try:
+            self._tell(("sync", token))
+            await self._syncs[token]
+        finally:
+            self._syncs.pop(token, None)
+
+    def forget(self) -> None:
+        """Drop the connection to the monitor, which goes on."""
+        self._close()
+
+    # --- the monitor's messages ----------------------------------------------------------------------------
+
+    def _tell(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
+        try:
+            self._send(message, fds)
+        except OSError as error:
+            raise Conflict("the process has ended") from error
+
+    def _send(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
+        if not self._open:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        wire.send(self._control, message, fds)
+
+    def _on_readable(self) -> None:
+        while self._open:
+            try:
+                message, fds = wire.receive(self._control)
+            except BlockingIOError:
+                return
+            except OSError:
+                message, fds = (), []
+            if not message:
+                self._close()
+                return
+            self._on_message(message, fds)
+
+    def _on_message(self, message: wire.Message, fds: list[int]) -> None:
+        match message:
+            case ("hello", monitor_pid, pid, started):
+                self.monitor_pid = monitor_pid
+                _settle(self._hello)
+                if pid:
+                    self._learn(pid, started, fds)
+            case ("created", pid):
+                self._learn(pid, 0, fds)
+            case ("started", started):
+                self.started_ns = started
+                _settle(self._started)
+            case ("failed", step, number, detail, text):
+                self._fail(start_failure(self.kind, step, number, detail, text))
+            case ("exit", code, oom_killed, finished):
+                if not self._exit.done():
+                    self._exit.set_result(Exit(code, oom_killed, finished))
+            case ("synced", token):
+                _settle(self._syncs.get(token))
+
+    def _learn(self, pid: int, started: int, fds: list[int]) -> None:
+        self.pid = pid
+        if fds and self._pidfd < 0:
+            self._pidfd = fds.pop()
+        for fd in fds:
+            os.close(fd)
+        if started:
+            self.started_ns = started
+            _settle(self._started)
+        _settle(self._created)
+
+    def _fail(self, failure: Exception) -> None:
+        for future in (self._hello, self._created, self._started, self._exit):
+            if not future.done():
+                future.set_exception(failure)
+                future.exception()  # whoever waits gets it; that nobody does is no fault
+
+    def _close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        self._end_orphan()
+        lost = MonitorLost("the container's monitor ended unexpectedly", hint="Its container was ended with it.")
+        self._fail(lost)
+        for future in self._syncs.values():
+            _settle(future)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        _settle(self._closed)
+
+    def _end_orphan(self) -> None:
+        """The monitor's end has killed its child, unless that has changed credentials since: make sure."""
+        if not self._exit.done() and self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
+def _settle(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
+
+
+class Supervisor:
+    """Launches processes through its zygote, which it replaces when it dies."""
+
+    def __init__(self) -> None:
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._processes: set[Process] = set()
+
+    async def start(self) -> None:
+        """Start the zygote (about 50 ms until it serves; requests may be sent at once)."""
+        self._spawn()
+
+    async def close(self) -> None:
+        """End the zygote and let go of the monitors; containers run on."""
+        for process in list(self._processes):
+            process.forget()
+        await asyncio.to_thread(self._end_zygote)
+
+    async def launch(self, plan: dict[str, Any], attach: Sequence[AttachEnd] = ()) -> Process:
+        """Make a container's process: on return its namespaces exist and it waits for :meth:`Process.proceed`.
+
+        ``plan`` is described in :mod:`sampan.runtime.plan`; ``attach`` are clients that miss no byte.
+        Raises StartFailure.
+        """
+        process = await self._request(plan, attach, -1)
+        try:
+            await asyncio.shield(process._created)
+        except asyncio.CancelledError:
+            await process.abort()
+            raise
+        return process
+
+    async def exec(self, target: Process, plan: dict[str, Any], attach: Sequence[AttachEnd] = ()) -> Process:
+        """Run another program in the container of ``target``; executed on return. Raises StartFailure."""
+        if target.pidfd < 0:
+            _close_ends(attach)
+            raise Conflict("the container is not running")
+        plan = {**plan, "kind": "exec"}
+        plan.setdefault("nsflags", namespaces_to_enter(target.pid))
+        process = await self._request(plan, attach, target.pidfd)
+        await process.proceed()
+        return process
+
+    async def adopt(self, run_dir: Path) -> Process | None:
+        """The process of the monitor that serves ``run_dir``, None when there is none any more."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sock.connect(f"/proc/self/fd/{directory}/{monitor.SOCKET}")
+            finally:
+                os.close(directory)
+        except OSError:
+            sock.close()
+            return None
+        process = self._keep(Process("container", sock))
+        try:
+            await asyncio.shield(process._created)
+        except (MonitorLost, StartFailure):
+            return None
+        return process
+
+    # --- the zygote ------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._zygote = subprocess.Popen(
+                zygote.command(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
+        self._channel = ours
+
+    def _end_zygote(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._zygote is not None:
+            try:
+                self._zygote.wait(5)
+            except subprocess.TimeoutExpired:
+                self._zygote.kill()
+                self._zygote.wait()
+            self._zygote = None
+
+    def _keep(self, process: Process) -> Process:
+        self._processes.add(process)
+        process._closed.add_done_callback(lambda _: self._processes.discard(process))
+        return process
+
+    async def _request(self, plan: dict[str, Any], attach: Sequence[AttachEnd], target: int) -> Process:
+        """Ask the zygote for a monitor; a new zygote is asked when this one died before it said anything."""
+        plan_fd = wire.pack_plan(plan)
+        try:
+            for _ in range(_ZYGOTE_TRIES):
+                process = self._send_request(plan["kind"], plan_fd, attach, target)
+                try:
+                    await asyncio.shield(process._hello)
+                except MonitorLost:
+                    await asyncio.to_thread(self._end_zygote)
+                    continue
+                return process
+        finally:
+            os.close(plan_fd)
+            _close_ends(attach)
+        raise SystemFailure("the launcher process ended unexpectedly", hint="See the engine's log.")
+
+    def _send_request(self, kind: str, plan_fd: int, attach: Sequence[AttachEnd], target: int) -> Process:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        wants = [(end.stdin, end.stdout, end.stderr) for end in attach]
+        fds = [theirs.fileno(), plan_fd, *([target] if target >= 0 else [])]
+        fds += [end.sock.fileno() for end in attach]
+        with theirs:
+            for last in (False, True):
+                if self._channel is None:
+                    self._spawn()
+                try:
+                    wire.send(self._channel, ("launch", wants, target >= 0), fds)  # type: ignore[arg-type]
+                    break
+                except OSError:
+                    if last:
+                        raise
+                    self._end_zygote()
+        return self._keep(Process(kind, ours))
+
+
+def namespaces_to_enter(pid: int) -> int:
+    """CLONE_NEW* flags of the namespaces in which ``pid`` differs from this process. namespaces(7)."""
+    flags = 0
+    for name, flag in _NAMESPACES:
+        try:
+            if os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
+                flags |= flag
+        except FileNotFoundError:
+            continue
+    return flags
+
+
+def _close_ends(attach: Sequence[AttachEnd]) -> None:
+    for end in attach:
+        end.sock.close()

@@ -1,0 +1,123 @@
+"""The zygote: a small single-threaded Python that forks a monitor for every container and exec.
+
+Started by the supervisor with ``python -I -S``; it imports all that monitors need and nothing afterwards.
+Forking the engine itself would cost seven times as much and is unsafe with its threads.
+
+Before it serves it makes a mount namespace of its own (slave of the host's, so that later host mounts are
+seen and no mount of a container gets out), and executes itself again from read-only bind mounts of the
+interpreter and its libraries: what a container finds behind ``/proc/self/exe`` of a process that has not
+executed yet must not be writable (CVE-2019-5736). The binds are detached afterwards; only running
+processes refer to them.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import gc
+import os
+import sys
+
+from sampan.kernel import mounts, namespaces, process
+from sampan.runtime import monitor, title, wire
+
+_SHIELDED = "shielded"
+
+
+def command(channel: int) -> list[str]:
+    """Arguments that start a zygote which serves the inherited packet socket ``channel``."""
+    base = getattr(sys, "_base_executable", "") or sys.executable
+    interpreter = os.path.realpath(base)
+    package_root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    boot = (
+        f"import sys; sys.path.insert(0, {package_root!r})\n"
+        f"from sampan.runtime.zygote import main; main(sys.argv)"
+    )
+    return [interpreter, "-I", "-S", "-X", "utf8", "-c", boot, str(channel), title.ROOM]
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the packet socket whose number is ``arguments[1]`` until the engine closes it."""
+    channel = int(arguments[1])
+    if _SHIELDED not in arguments:
+        _shield()
+        os.set_inheritable(channel, True)
+        again = sys.orig_argv[: -len(arguments) + 1] + [str(channel), _SHIELDED, title.ROOM]
+        os.execv(again[0], again)
+    _unveil()
+    _lock_imports()
+    gc.disable()
+    gc.freeze()
+    shown = title.Title()
+    shown.show("sampan-zygote", "sampan-zygote")
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # monitors are reaped by the kernel
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown)
+
+
+def _mapped_files() -> list[str]:
+    """The interpreter, its libraries and loaded extension modules: all executable mappings of files."""
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        lines = [line.split(None, 5) for line in maps]
+    files = {line[5].rstrip("\n") for line in lines if len(line) == 6 and "x" in line[1]}
+    return sorted(name for name in files if name.startswith("/") and os.path.isfile(name))
+
+
+def _shield() -> None:
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
+    for name in _mapped_files():
+        target = mounts.open_tree(-1, name)
+        tree = mounts.open_tree(-1, name, mounts.OPEN_TREE_CLONE)
+        mounts.set_attributes(tree, add=mounts.MOUNT_ATTR_RDONLY)
+        mounts.attach(tree, target)
+        os.close(tree)
+        os.close(target)
+
+
+def _unveil() -> None:
+    """Take the read-only binds out of the mount table; the running program keeps referring to them."""
+    for name in _mapped_files():
+        try:
+            mounts.umount(name, mounts.MNT_DETACH)
+        except OSError:
+            continue  # loaded after the binds were made: not one of them
+
+
+def _lock_imports() -> None:
+    """No import may reach a file any more: after a change of root that would be the image's file."""
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__name__ != "PathFinder"]  # type: ignore[attr-defined]
+
+
+def _serve(channel: _socket.socket, shown: title.Title) -> None:
+    while True:
+        request, fds = wire.receive(channel)
+        if not request:
+            return
+        try:
+            child = os.fork()
+        except OSError as error:
+            _refuse(fds, error)
+            continue
+        if child == 0:
+            channel.close()
+            monitor.run(request, fds, shown)
+        for fd in fds:
+            os.close(fd)
+
+
+def _refuse(fds: list[int], error: OSError) -> None:
+    """Tell the requester through its own control socket (the first descriptor) that fork failed."""
+    control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fds[0])
+    try:
+        wire.send(control, ("failed", "fork", error.errno, ""))
+    except OSError:
+        pass
+    control.close()
+    for fd in fds[1:]:
+        os.close(fd)
+
+

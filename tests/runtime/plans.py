@@ -12,7 +12,10 @@ from typing import Any
 
 from sampan.kernel import mounts, namespaces
 
-APPLETS = "sh cat echo true false sleep ls id pwd env grep head wc seq dd stty tty kill hostname mount ps printf yes ip"
+APPLETS = (
+    "sh cat echo true false sleep ls id pwd env grep head wc seq dd stty tty kill hostname mount ps printf yes "
+    "ip nohup sha256sum readlink touch chmod stat test trap usleep setsid tr"
+)
 ALL_NAMESPACES = (
     namespaces.CLONE_NEWNS
     | namespaces.CLONE_NEWPID
@@ -58,7 +61,8 @@ class Box:
             + [["/dev/tty", "c", 5, 0, 0o666, 0, 0]],
             "symlinks": [["/proc/self/fd", "/dev/fd"], ["pts/ptmx", "/dev/ptmx"],
                          ["/proc/self/fd/1", "/dev/stdout"]],
-            "masked": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/proc/acpi", "/sys/firmware"],
+            "masked": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/proc/acpi",
+                       "/sys/firmware"],
             "readonly_paths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
             "hostname": "box",
             "caps": {"bounding": DEFAULT_CAPS, "effective": DEFAULT_CAPS, "permitted": DEFAULT_CAPS,
@@ -98,4 +102,6 @@ def make_layer(path: Path) -> None:
     (path / "etc/passwd").write_text(
         "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/sh\nalice:x:1000:1001:A:/home/alice:/bin/sh\n"
     )
-    (path / "etc/group").write_text("root:x:0:\ndaemon:x:1:\nstaff:x:50:alice\nalice:x:1001:\nnogroup:x:65534:\n")
+    (path / "etc/group").write_text(
+        "root:x:0:\ndaemon:x:1:\nstaff:x:50:alice\nalice:x:1001:\nnogroup:x:65534:\n"
+    )

@@ -116,7 +116,10 @@ def open_tree(dirfd: int, path: str | bytes, flags: int = 0) -> int:
 
 
 def attach(tree: int, target: int) -> None:
-    """Put the detached mount ``tree`` on top of the directory or file of descriptor ``target``. move_mount(2)."""
+    """Put the detached mount ``tree`` on top of the directory or file ``target``, both descriptors.
+
+    move_mount(2).
+    """
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     libc.check(_move_mount(tree, b"", target, b"", flags), "move_mount")
 
@@ -133,9 +136,15 @@ class _MountAttr(ctypes.Structure):
 
 
 def set_attributes(
-    tree: int, *, add: int = 0, remove: int = 0, propagation: int = 0, recursive: bool = False, userns: int = 0
+    tree: int,
+    *,
+    add: int = 0,
+    remove: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+    userns: int = 0,
 ) -> None:
-    """Change MOUNT_ATTR_* flags and propagation (one MS_* flag) of the mount of ``tree``. mount_setattr(2)."""
+    """Change MOUNT_ATTR_* flags and propagation (one MS_* flag) of the mount ``tree``. mount_setattr(2)."""
     attr = _MountAttr(add, remove, propagation, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     pointer, size = ctypes.addressof(attr), ctypes.sizeof(attr)
@@ -197,6 +206,7 @@ def detached(fstype: str, options: list[tuple[str, str]], attribute_flags: int =
     """
     context = fsopen(fstype)
     try:
+        fs_string(context, "source", fstype)  # what mount tables show; "none" otherwise
         for key, value in options:
             if value:
                 fs_string(context, key, value)

@@ -73,7 +73,7 @@ def make_directories(rootfd: int, path: str, mode: int = 0o755) -> int:
 
 
 def make_file(rootfd: int, path: str, mode: int = 0o644) -> int:
-    """Make the empty file ``path`` with its parents inside ``rootfd`` where missing; O_PATH descriptor of it."""
+    """Make the empty file ``path`` and its parents inside ``rootfd`` where missing; its O_PATH descriptor."""
     try:
         return open_in_root(rootfd, path, os.O_PATH)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A process's own attributes: prctl(2), capabilities(7), seccomp(2), close_range(2), dumpable, death signal."""
+"""A process's own attributes: prctl(2), capabilities(7), seccomp(2), close_range(2)."""
 
 from __future__ import annotations
 

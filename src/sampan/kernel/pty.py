@@ -20,7 +20,7 @@ _PTMX = (5, 2)
 def open_pair(rootfd: int) -> tuple[int, int, int]:
     """A new terminal of the devpts below ``rootfd``: (master, slave, number in /dev/pts).
 
-    The node is checked to be the real ptmx, since an image or a running container may have put anything there.
+    The node is checked to be the real ptmx, since an image or a container may have put anything there.
     """
     master = paths.open_in_root(rootfd, "dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     try:

@@ -20,7 +20,7 @@ _UNKNOWN = 128  # Docker's State.ExitCode when no program ran and none of the co
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
 _HINTS = {
-    errno.ENOENT: "Check the command, and that its interpreter (the #! line or the ELF loader) is in the image.",
+    errno.ENOENT: "Is its interpreter (the #! line or the ELF loader) in the image?",
     errno.ENOEXEC: "The program is for another architecture, or a script without a #! line.",
 }
 
@@ -79,7 +79,10 @@ def _mount_failure(prefix: str, number: int, mount: tuple[str, str], text: str) 
 def _killed(prefix: str, status: object) -> StartFailure:
     message = f"{prefix}the process was killed while it was set up (status {status})"
     return StartFailure(
-        message, exit_code=_UNKNOWN, status=500, hint="A memory limit below about 6 MB is too small to start in."
+        message,
+        exit_code=_UNKNOWN,
+        status=500,
+        hint="A memory limit below about 6 MB is too small to start in.",
     )
 
 

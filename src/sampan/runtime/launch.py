@@ -8,13 +8,11 @@ the connection means that execve succeeded.
 
 from __future__ import annotations
 
-import _signal
 import errno
 import os
 import resource
-import sys
 
-from sampan.kernel import namespaces, process, pty
+from sampan.kernel import namespaces, process, pty, signals
 from sampan.runtime import identity, program, reaper, rootfs, wire
 
 TYPE_CHECKING = False
@@ -29,12 +27,12 @@ if TYPE_CHECKING:
 _FAILED = 127
 # What Python, zygote and monitor set; an ignored signal would stay ignored through execve.
 _CHANGED_SIGNALS = (
-    _signal.SIGPIPE,
-    _signal.SIGXFSZ,
-    _signal.SIGINT,
-    _signal.SIGHUP,
-    _signal.SIGCHLD,
-    _signal.SIGTERM,
+    signals.SIGPIPE,
+    signals.SIGXFSZ,
+    signals.SIGINT,
+    signals.SIGHUP,
+    signals.SIGCHLD,
+    signals.SIGTERM,
 )
 _CHANNEL = 3  # descriptor numbers in the new process: 0, 1, 2 and this
 
@@ -103,10 +101,10 @@ def _own_descriptors(channel: _socket.socket, stdio: list[int]) -> _socket.socke
 
 
 def _reset_signals() -> None:
-    _signal.set_wakeup_fd(-1)
+    signals.set_wakeup_fd(-1)
     for number in _CHANGED_SIGNALS:
-        _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        signals.signal(number, signals.SIG_DFL)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
 
 
 def _join(plan: Plan, target: int, report: _Report) -> None:
@@ -205,7 +203,7 @@ def _set_names(plan: Plan, tools: _HostFiles, report: _Report) -> None:
         namespaces.set_domainname(plan["domainname"])
     for key, value in (plan.get("sysctl") or {}).items():
         report.at("sysctl", key)
-        # Dots separate, as sysctl(8) has it; a name with slashes is taken as a path, for interfaces with dots.
+        # Dots separate, as sysctl(8) has it; a name with slashes is a path, for interfaces with dots.
         path = key if "/" in key else key.replace(".", "/")
         write_file(path, str(value).encode(), tools.sysctl)
 
@@ -283,7 +281,7 @@ def _environment(plan: Plan, ids: identity.Identity) -> dict[str, str]:
 
 
 def _own_stdio(ids: identity.Identity) -> None:
-    """Give pipes and the terminal to the user, so that it can open /dev/stdout again; devices stay as they are."""
+    """Give pipes and the terminal to the user, who may then open /dev/stdout; devices stay as they are."""
     if not ids.uid:
         return
     null = os.stat("/dev/null").st_rdev if os.path.exists("/dev/null") else -1
@@ -324,7 +322,6 @@ def _start_below_init(plan: Plan, shown: Title) -> None:
         return
     process.close_between(_CHANNEL, 0xFFFFFFFF)
     shown.show("docker-init", "\0".join(["/sbin/docker-init", "--", *map(os.fsdecode, plan["args"])]))
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]
     reaper.serve(child)
 
 
@@ -335,5 +332,3 @@ def write_file(path: str, data: bytes, dirfd: int | None = None) -> None:
         os.write(fd, data)
     finally:
         os.close(fd)
-
-

@@ -20,8 +20,7 @@ _COMMON = ((b"\t", b"\\t"), (b"\r", b"\\r"), (b"\x1b", b"\\u001b"))
 def timestamp(nanoseconds: int) -> bytes:
     """RFC 3339 in UTC with nanoseconds, trailing zeros cut, as Go's RFC3339Nano."""
     seconds, fraction = divmod(nanoseconds, 1_000_000_000)
-    parts = time.gmtime(seconds)
-    text = "%04d-%02d-%02dT%02d:%02d:%02d" % parts[:6]
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     if fraction:
         text += f".{fraction:09d}".rstrip("0")
     return text.encode() + b"Z"
@@ -71,7 +70,7 @@ def json_records(text: bytes, stream: int, attributes: bytes, stamp: bytes) -> b
 
 
 def pieces(data: bytes) -> tuple[list[bytes], bytes]:
-    """Cut ``data`` into texts for :func:`json_records` so that no record exceeds LONGEST; and the unfinished rest.
+    """Cut ``data`` into texts for :func:`json_records`, no record over LONGEST, and the unfinished rest.
 
     Text in which every line is short stays in one piece. A longer line is cut at LONGEST, not within a
     UTF-8 character.

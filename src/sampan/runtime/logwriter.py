@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     class Log(Protocol):
         """What the monitor needs of a log."""
 
+        # ruff: noqa: D102
         def write(self, stream: int, data: bytes, now: int) -> None: ...
         def pending(self) -> bool: ...
         def flush(self, now: int) -> None: ...
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def open_log(options: dict[str, Any] | None) -> Log:
-    """The log that a launch plan's ``log`` entry describes. Raises OSError, or ValueError for an unknown driver."""
+    """The log of a launch plan's ``log`` entry. Raises OSError; ValueError for an unknown driver."""
     if not options or options["driver"] == "none":
         return NoLog()
     if options["driver"] == "json-file":
@@ -144,7 +145,9 @@ class RotatingFile:
         try:
             if self._max_file > 1:
                 for number in range(self._max_file - 1, 1, -1):
-                    _rename(f"{self._path}.{number - 1}{self._suffix}", f"{self._path}.{number}{self._suffix}")
+                    _rename(
+                        f"{self._path}.{number - 1}{self._suffix}", f"{self._path}.{number}{self._suffix}"
+                    )
                 _rename(self._path, f"{self._path}.1")
         finally:
             self._compressing.release()
@@ -167,7 +170,7 @@ def _rename(old: str, new: str) -> None:
     try:
         os.rename(old, new)
     except FileNotFoundError:
-        pass
+        return
 
 
 def _gzip(source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""Finding the program to execute and its working directory, inside the container's root, in Docker's words."""
+"""Finding the program to execute and its working directory, inside the container's root."""
 
 from __future__ import annotations
 

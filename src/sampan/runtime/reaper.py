@@ -1,29 +1,28 @@
-"""``--init``: a pid 1 that forwards signals to its only child and reaps orphans, then ends as the child did."""
+"""``--init``: a pid 1 that forwards signals to its only child, reaps orphans, ends as the child did."""
 
 from __future__ import annotations
 
-import _signal
 import os
 
-from sampan.kernel import process
+from sampan.kernel import process, signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 _STANDARD_INPUT = 0
-_OWN = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGTTIN, _signal.SIGTTOU}
+_OWN = {signals.SIGKILL, signals.SIGSTOP, signals.SIGCHLD, signals.SIGTTIN, signals.SIGTTOU}
 # Faults of this process itself are not for the child.
-_FAULTS = {_signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGABRT, _signal.SIGTRAP}
+_FAULTS = {signals.SIGSEGV, signals.SIGBUS, signals.SIGFPE, signals.SIGILL, signals.SIGABRT, signals.SIGTRAP}
 
 
 def prepare_child(tty: bool) -> None:
     """In the child: a process group of its own, in the terminal's foreground."""
     os.setpgid(0, 0)
     if tty:
-        _signal.signal(_signal.SIGTTOU, _signal.SIG_IGN)
+        signals.signal(signals.SIGTTOU, signals.SIG_IGN)
         os.tcsetpgrp(_STANDARD_INPUT, os.getpid())
-        _signal.signal(_signal.SIGTTOU, _signal.SIG_DFL)
+        signals.signal(signals.SIGTTOU, signals.SIG_DFL)
 
 
 def serve(child: int) -> NoReturn:
@@ -34,15 +33,15 @@ def serve(child: int) -> NoReturn:
     if null >= 0:
         os.dup2(null, _STANDARD_INPUT)
         os.close(null)
-    forwarded = set(_signal.valid_signals()) - _OWN - _FAULTS
-    watched = forwarded | {_signal.SIGCHLD}
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, watched)
+    forwarded = set(signals.valid_signals()) - _OWN - _FAULTS
+    watched = forwarded | {signals.SIGCHLD}
+    signals.pthread_sigmask(signals.SIG_BLOCK, watched)
     while True:
         code = _reap(child)
         if code is not None:
             os._exit(code)
-        number = _signal.sigwait(watched)
-        if number != _signal.SIGCHLD:
+        number = signals.sigwait(watched)
+        if number != signals.SIGCHLD:
             _forward(child, number)
 
 

@@ -21,38 +21,46 @@ _IN_MEMORY = 512 * 1024
 
 
 class Backlog:
-    """Bytes that a client hasn't taken yet, first in, first out."""
+    """Bytes that a client hasn't taken yet, first in, first out: in memory, then in an unlinked file."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._memory = bytearray()
         self._file = -1
         self._read_at = self._write_at = 0
+        self._late = bytearray()  # what the file had no room for
 
     def __len__(self) -> int:
-        return len(self._memory) + self._write_at - self._read_at
+        return len(self._memory) + self._write_at - self._read_at + len(self._late)
 
     def append(self, data: bytes) -> None:
-        """Add ``data``. Raises OSError when there is no space for the file; the data is kept in memory then."""
-        if self._write_at == self._read_at and len(self._memory) + len(data) <= _IN_MEMORY:
+        """Add ``data``. Raises OSError when there is no space for the file: then it is kept in memory."""
+        if len(self) == len(self._memory) <= _IN_MEMORY - len(data):
             self._memory += data
             return
-        if self._file < 0:
-            self._file = os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
-        while view:
-            written = os.pwrite(self._file, view, self._write_at)
-            self._write_at += written
-            view = view[written:]
+        try:
+            if self._file < 0:
+                self._file = os.open(self._directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            while view and not self._late:
+                written = os.pwrite(self._file, view, self._write_at)
+                self._write_at += written
+                view = view[written:]
+        finally:
+            self._late += view
 
     def head(self) -> bytearray:
         """The next bytes to send; at most what :meth:`consume` may take."""
-        if not self._memory and self._write_at > self._read_at:
+        if self._memory:
+            return self._memory
+        if self._write_at > self._read_at:
             self._memory += os.pread(self._file, _IN_MEMORY, self._read_at)
             self._read_at += len(self._memory)
             if self._read_at == self._write_at:
                 self._read_at = self._write_at = 0
                 os.ftruncate(self._file, 0)
+        elif self._late:
+            self._memory, self._late = self._late, self._memory
         return self._memory
 
     def consume(self, count: int) -> None:
@@ -62,6 +70,7 @@ class Backlog:
     def close(self) -> None:
         """Forget everything."""
         self._memory = bytearray()
+        self._late = bytearray()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -82,7 +91,7 @@ class Client:
         self.gone = False
 
     def feed(self, stream: int, data: bytes) -> None:
-        """Send output of ``stream``, or keep it until the client takes it. Raises OSError: no space for that."""
+        """Send output of ``stream``, or keep it until the client takes it. OSError: no space for that."""
         if self.gone or not self._wants[1 if self._raw else stream]:
             return
         if not self._raw:
@@ -124,7 +133,7 @@ class Client:
             return b""
 
     def close(self) -> None:
-        """End the connection. Unread input is drained first: left behind, it would be an error to the peer."""
+        """End the connection. Unread input is drained first: left behind, it would be the peer's error."""
         try:
             self.socket.shutdown(_socket.SHUT_RDWR)
             while self.socket.recv(CHUNK):

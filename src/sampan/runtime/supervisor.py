@@ -112,7 +112,8 @@ class Process:
         """Kill the process; returns when it is gone. Nothing happens if it is gone already."""
         with contextlib.suppress(OSError):
             self._send(("abort",))
-        await asyncio.wait([self._exit, self._closed], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [self._exit, self._closed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
     async def wait(self) -> Exit:
         """Its end; by then the log is complete. Raises MonitorLost when the monitor was killed."""
@@ -249,7 +250,9 @@ class Process:
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         self._end_orphan()
-        lost = MonitorLost("the container's monitor ended unexpectedly", hint="Its container was ended with it.")
+        lost = MonitorLost(
+            "the container's monitor ended unexpectedly", hint="Its container was ended with it."
+        )
         self._fail(lost)
         for future in self._syncs.values():
             _settle(future)
@@ -289,7 +292,7 @@ class Supervisor:
         await asyncio.to_thread(self._end_zygote)
 
     async def launch(self, plan: dict[str, Any], attach: Sequence[AttachEnd] = ()) -> Process:
-        """Make a container's process: on return its namespaces exist and it waits for :meth:`Process.proceed`.
+        """Make a container's process: on return its namespaces exist and it waits for ``proceed()``.
 
         ``plan`` is described in :mod:`sampan.runtime.plan`; ``attach`` are clients that miss no byte.
         Raises StartFailure.
@@ -332,7 +335,7 @@ class Supervisor:
             return None
         return process
 
-    # --- the zygote ------------------------------------------------------------------------------------------
+    # --- the zygote --------------------------------------------------------------------------------
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

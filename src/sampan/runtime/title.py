@@ -23,7 +23,7 @@ class Title:
         self._start, self._end = int(fields[45]), int(fields[46])  # fields 48 and 49 of proc_pid_stat(5)
 
     def show(self, name: str, command_line: str) -> None:
-        """Show ``name`` as comm (15 bytes) and ``command_line`` (NUL separates arguments), cut to the room."""
+        """Show ``name`` as comm (15 bytes) and ``command_line`` (NUL separates arguments), cut to fit."""
         process.set_name(name)
         size = self._end - self._start
         raw = command_line.encode("utf-8", "surrogateescape")[: size - 1]

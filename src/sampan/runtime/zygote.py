@@ -12,13 +12,12 @@ processes refer to them.
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import gc
 import os
 import sys
 
-from sampan.kernel import mounts, namespaces, process
+from sampan.kernel import mounts, namespaces, signals
 from sampan.runtime import monitor, title, wire
 
 _SHIELDED = "shielded"
@@ -42,7 +41,7 @@ def main(arguments: list[str]) -> None:
     if _SHIELDED not in arguments:
         _shield()
         os.set_inheritable(channel, True)
-        again = sys.orig_argv[: -len(arguments) + 1] + [str(channel), _SHIELDED, title.ROOM]
+        again = [*sys.orig_argv[: -len(arguments) + 1], str(channel), _SHIELDED, title.ROOM]
         os.execv(again[0], again)
     _unveil()
     _lock_imports()
@@ -50,8 +49,8 @@ def main(arguments: list[str]) -> None:
     gc.freeze()
     shown = title.Title()
     shown.show("sampan-zygote", "sampan-zygote")
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # monitors are reaped by the kernel
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # monitors are reaped by the kernel
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
     _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown)
 
 
@@ -112,12 +111,11 @@ def _serve(channel: _socket.socket, shown: title.Title) -> None:
 def _refuse(fds: list[int], error: OSError) -> None:
     """Tell the requester through its own control socket (the first descriptor) that fork failed."""
     control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fds[0])
-    try:
-        wire.send(control, ("failed", "fork", error.errno, ""))
-    except OSError:
-        pass
-    control.close()
     for fd in fds[1:]:
         os.close(fd)
-
-
+    try:
+        wire.send(control, ("failed", "fork", error.errno, "", ""))
+    except OSError:
+        return  # the engine is gone
+    finally:
+        control.close()

@@ -26,7 +26,7 @@ from sampan.storage.tar import ArchiveError, Entry, TarReader
 WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
-_OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
+OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 _DIRFDS = 64
 _TIME_LIMIT = 1 << 62  # ns; later and earlier times are cut, as the kernel would do
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,7 +54,9 @@ class Options:
 
 @dataclass
 class Result:
-    """What unpacking found: bytes of file content, paths of directories that the archive didn't list."""
+    """What unpacking found: bytes of file content, paths of directories that the archive didn't list (b"" is
+    the root), and what had to be put aside (record.py).
+    """
 
     size: int = 0
     entries: int = 0
@@ -76,6 +78,7 @@ class Extractor:
         self._recorder, self._extra = recorder, extra
         self._fds: dict[bytes, tuple[int, bytes]] = {}
         self._times: list[tuple[bytes, int]] = []
+        self._root_listed = False
         self.result = Result()
         self._make = {
             tar.REGULAR: self._regular,
@@ -110,6 +113,8 @@ class Extractor:
             parent, _, name = path.rpartition(b"/")
             fd = self._parent(parent)[0]
             os.utime(name or b".", ns=(mtime, mtime), dir_fd=fd, follow_symlinks=False)
+        if not self._root_listed:
+            self.result.implied.insert(0, b"")
         return self.result
 
     def _one(self, path: bytes, entry: Entry, reader: TarReader) -> None:
@@ -241,6 +246,7 @@ class Extractor:
         """The root of the archive, "./"."""
         if entry.type != tar.DIRECTORY or self._options.keep_root:
             return
+        self._root_listed = True
         self._describe_at(self._root, b".", _OPEN_DIR, entry)
         self._times.append((b"", entry.mtime_ns))
 
@@ -252,7 +258,7 @@ class Extractor:
         os.chmod(target, entry.mode)
         for name, value in entry.xattrs.items():
             # Overlay's own marks would let an archive redirect lookups in the layers below.
-            if not name.startswith(_OVERLAY_XATTRS):
+            if not name.startswith(OVERLAY_XATTRS):
                 xattr.write(target, name, value)
 
     def _describe_at(self, parent: int, name: bytes, flags: int, entry: Entry) -> None:
@@ -313,7 +319,7 @@ class Extractor:
         owner = self._options.owner or (entry.uid, entry.gid)
         os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         for key, value in entry.xattrs.items():
-            if not key.startswith(_OVERLAY_XATTRS):
+            if not key.startswith(OVERLAY_XATTRS):
                 xattr.write(xattr.at(parent, name), key, value)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 

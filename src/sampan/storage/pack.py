@@ -55,6 +55,8 @@ class Packer:
         self._links: dict[tuple[int, int], bytes] = {}
         self.size = 0
         """Bytes of file content packed, each hard-linked file once."""
+        self.left_out: list[bytes] = []
+        """Paths of sockets."""
 
     def tree(self, dirfd: int, prefix: bytes = b"", *, top: bool = False) -> Iterator[bytes]:
         """All below the directory ``dirfd`` named behind ``prefix``; with ``top`` itself first."""
@@ -147,6 +149,7 @@ class Packer:
         """Anything but a directory. Sockets have no meaning in an archive and are left out, as by Docker."""
         kind = stat.S_IFMT(found.st_mode)
         if kind not in _KINDS:
+            self.left_out.append(path)
             return
         if self._options.whiteouts and kind == stat.S_IFCHR and found.st_rdev == 0:
             above, slash, base = path.rpartition(b"/")

@@ -8,6 +8,7 @@ Docker. In use means: named by a container that exists, running or not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -123,23 +124,30 @@ class Volumes:
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
         user: str = "",
+        anonymous: bool = False,
     ) -> Volume:
         """Make a volume, or return the one of that name; ``user`` is the id of a container that will use it.
 
-        InvalidParameter for names and options that aren't allowed, NotFound for another driver than local.
+        Without a name one is chosen. InvalidParameter for names and options that aren't allowed, NotFound
+        for another driver than local.
         """
-        check_driver(name, driver)
-        if not name:
-            name = secrets.token_hex(32)
+        self.check(name, driver, options)
+        if anonymous or not name:
+            name = name or secrets.token_hex(32)
             labels = {**(labels or {}), ANONYMOUS: ""}
         volume = self._volumes.get(name)
         if volume is None:
-            check_name(name)
-            check_options(name, options)
             volume = self._make(name, options or None, labels)
         if user:
             self._users.setdefault(name, set()).add(user)
         return volume
+
+    def check(self, name: str, driver: str = "", options: dict[str, str] | None = None) -> None:
+        """Raise what ``create`` would raise, making nothing."""
+        check_driver(name, driver)
+        if name and name not in self._volumes:
+            check_name(name)
+            check_options(name, options)
 
     def _make(self, name: str, options: dict[str, str] | None, labels: dict[str, str] | None) -> Volume:
         volume = Volume(name, time.time_ns(), str(self.path(name)), labels, options)
@@ -170,19 +178,28 @@ class Volumes:
                 f"remove {name}: volume is in use - [{', '.join(users)}]",
                 hint="Remove these containers first.",
             )
+        doomed = self._take_out(volume)
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+
+    def discard(self, name: str) -> None:
+        """Delete a volume that nobody uses any more; its content is deleted at the next ``sweep``.
+
+        Does nothing when a container still names it.
+        """
+        if name in self._volumes and not self.users(name):
+            self._take_out(self._volumes[name])
+
+    def _take_out(self, volume: Volume) -> Path:
         self._unmount(volume)
         doomed = self._root / f".removing-{secrets.token_hex(8)}"
-        try:
-            (self._root / name).rename(doomed)
-        except FileNotFoundError:
-            doomed = Path()
+        with contextlib.suppress(FileNotFoundError):
+            (self._root / volume.name).rename(doomed)
         with self._db.transaction() as tx:
-            tx.execute("DELETE FROM volumes WHERE name = ?", (name,))
-        del self._volumes[name]
-        self._users.pop(name, None)
-        self._events.publish("volume", "destroy", name, {"driver": "local"})
-        if doomed.name:
-            await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
+            tx.execute("DELETE FROM volumes WHERE name = ?", (volume.name,))
+        del self._volumes[volume.name]
+        self._users.pop(volume.name, None)
+        self._events.publish("volume", "destroy", volume.name, {"driver": "local"})
+        return doomed
 
     async def prune(self, select: Iterable[Volume]) -> tuple[list[str], int]:
         """Delete those of ``select`` that nobody uses: their names and the bytes they held."""

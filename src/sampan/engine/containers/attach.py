@@ -1,0 +1,208 @@
+"""Attach: a client's connection on one side, the monitor's stream socket on the other, bytes between them.
+
+A client may come before the start: it waits in ``Live.pending`` and its socket is handed to the launch, so
+that no byte is lost. Its input is collected by the socket meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+from sampan import errors
+from sampan.engine.containers.context import Containers, Live
+from sampan.engine.containers.record import Container
+from sampan.runtime.supervisor import AttachEnd
+
+CHUNK = 256 * 1024
+DEFAULT_KEYS = "ctrl-p,ctrl-q"
+
+
+class Connection(Protocol):
+    """The client's side: an HTTP connection after its upgrade, or a program's own pair of streams."""
+
+    async def read(self) -> bytes:
+        """The next input; b"" at its end."""
+
+    async def write(self, data: bytes) -> None:
+        """Send output, waiting while the client is slow. ConnectionError when it is gone."""
+
+    @property
+    def gone(self) -> asyncio.Event:
+        """Set when the client is lost altogether."""
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """Which streams a client wants, and the key sequence that detaches it (with a tty only).
+
+    With a tty the client's end of file detaches it too: the terminal stays open for the container.
+    """
+
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+    tty: bool = False
+    detach_keys: bytes = b""
+
+
+@dataclass(eq=False)
+class Pending:
+    """A client that came before the start: ``theirs`` goes to the monitor."""
+
+    theirs: socket.socket
+    options: AttachOptions
+
+    def end(self) -> AttachEnd:
+        """What the launch wants."""
+        return attach_end(self.theirs, self.options)
+
+
+def attach_end(theirs: socket.socket, options: AttachOptions) -> AttachEnd:
+    """The monitor's end of a pair with the streams that the client wants."""
+    return AttachEnd(theirs, stdin=options.stdin, stdout=options.stdout, stderr=options.stderr)
+
+
+def parse_keys(text: str) -> bytes:
+    """Detach keys such as ``ctrl-p,ctrl-q`` or ``a,ctrl-[`` as the bytes that they send.
+
+    InvalidParameter in Docker's words for anything else.
+    """
+    codes = bytearray()
+    for key in text.split(","):
+        if len(key) == 1 and key.isascii():
+            codes += key.encode()
+            continue
+        control = key.removeprefix("ctrl-")
+        if control == key or len(control) != 1:
+            raise errors.InvalidParameter(f"Invalid detach keys ({text}) provided")
+        if control.isascii() and control.isalpha() and control.islower():
+            codes.append(ord(control) - ord("a") + 1)
+        elif control in "@[\\]^_":
+            codes.append(ord(control) - ord("@"))
+        else:
+            raise errors.InvalidParameter(f"Invalid detach keys ({text}) provided")
+    return bytes(codes)
+
+
+class KeyFilter:
+    """Looks for the detach keys in a client's input, over the borders of reads."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._matched = 0
+        self.found = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The input to pass on; ``found`` is set when the sequence is complete (what follows is dropped)."""
+        if not self._keys:
+            return data
+        out = bytearray()
+        for byte in data:
+            if byte == self._keys[self._matched]:
+                self._matched += 1
+                if self._matched == len(self._keys):
+                    self.found = True
+                    break
+                continue
+            out += self._keys[: self._matched]
+            self._matched = 0
+            if byte == self._keys[0]:
+                self._matched = 1
+            else:
+                out.append(byte)
+        return bytes(out)
+
+
+async def pump(ours: socket.socket, client: Connection, options: AttachOptions) -> bool:
+    """Carry bytes both ways until the output ends or the client goes; True when the keys detached it."""
+    ours.setblocking(False)
+    output = asyncio.ensure_future(_output(ours, client))
+    input_ = asyncio.ensure_future(_input(ours, client, options))
+    gone = asyncio.ensure_future(client.gone.wait())
+    tasks = {output, input_, gone}
+    try:
+        while not output.done() and not gone.done():
+            await asyncio.wait(tasks - {t for t in tasks if t.done()}, return_when=asyncio.FIRST_COMPLETED)
+            if input_.done() and (input_.result() or (options.tty and options.stdin)):
+                return input_.result()
+        return False
+    except ConnectionError:
+        return False
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        ours.close()
+
+
+async def _output(ours: socket.socket, client: Connection) -> None:
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(ours, CHUNK):
+        await client.write(data)
+
+
+async def _input(ours: socket.socket, client: Connection, options: AttachOptions) -> bool:
+    """Pass input on; at its end close our sending side, which the monitor takes as end of file."""
+    loop = asyncio.get_running_loop()
+    keys = KeyFilter(options.detach_keys)
+    try:
+        while data := await client.read():
+            if not options.stdin:
+                continue
+            passed = keys.feed(data)
+            if passed:
+                await loop.sock_sendall(ours, passed)
+            if keys.found:
+                return True
+        if options.stdin:
+            ours.shutdown(socket.SHUT_WR)
+    except (OSError, ConnectionError):
+        return False
+    return False
+
+
+async def attach(containers: Containers, container: Container, client: Connection, options: AttachOptions) -> None:
+    """Serve one attach client until its output ends, it leaves, or its keys detach it."""
+    live = containers.live(container)
+    if container.state.status == "paused":
+        raise errors.Conflict(
+            f"Container {container.name} is paused. Unpause the container before attach."
+        )
+    ours, theirs = socket.socketpair()
+    containers.publish(container, "attach")
+    if live.process is not None and container.running:
+        await live.process.attach(attach_end(theirs, options))
+        theirs.close()
+        detached = await pump(ours, client, options)
+    else:
+        detached = await _attach_before_start(live, ours, theirs, client, options)
+    if detached:
+        containers.publish(container, "detach")
+
+
+async def _attach_before_start(
+    live: Live, ours: socket.socket, theirs: socket.socket, client: Connection, options: AttachOptions
+) -> bool:
+    waiting = Pending(theirs, options)
+    live.pending.append(waiting)
+    try:
+        return await pump(ours, client, options)
+    finally:
+        if waiting in live.pending:
+            live.pending.remove(waiting)
+            theirs.close()
+
+
+def take_pending(live: Live) -> list[Pending]:
+    """The clients that wait for the start; the caller closes their sockets once they are handed over."""
+    waiting, live.pending = live.pending, []
+    return waiting
+
+
+def close_pending(waiting: list[Pending]) -> None:
+    """Close our copies: after the hand-over the monitor has its own; after a failure clients see the end."""
+    for entry in waiting:
+        entry.theirs.close()

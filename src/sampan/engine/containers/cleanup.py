@@ -1,0 +1,109 @@
+"""Clean-up that nobody waits for: done after the answer, from a queue that survives a crash.
+
+A job is a row that is written in the same transaction as the deletion of what owned it. It says what to
+remove: a directory or a cgroup. Jobs can be repeated safely.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sampan.storage.db import Database, Transaction
+
+_SCHEMA = [
+    "CREATE TABLE cleanup (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL)",
+]
+_log = logging.getLogger(__name__)
+
+
+def remove_tree(argument: str) -> None:
+    """Delete a directory with all it holds; gone already is fine. OSError when something resists."""
+    try:
+        shutil.rmtree(argument)
+    except FileNotFoundError:
+        if Path(argument).exists():
+            raise
+
+
+class Cleaner:
+    """Works the queue off, one batch after the other, in a thread."""
+
+    def __init__(self, db: Database, kinds: Mapping[str, Callable[[str], None]]) -> None:
+        self._db = db
+        self._kinds = {"tree": remove_tree, **kinds}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        db.migrate("cleanup", _SCHEMA)
+
+    def start(self) -> None:
+        """Begin, with what a former engine left undone."""
+        self._wake.set()
+        self._task = asyncio.create_task(self._work(), name="cleanup")
+
+    def add(self, tx: Transaction, kind: str, argument: str) -> None:
+        """Queue a job in the caller's transaction; call ``wake`` after it."""
+        tx.execute("INSERT INTO cleanup (kind, argument) VALUES (?, ?)", (kind, argument))
+
+    def add_now(self, kind: str, argument: str) -> None:
+        """Queue a job in a transaction of its own and wake the worker."""
+        with self._db.transaction() as tx:
+            self.add(tx, kind, argument)
+        self.wake()
+
+    def wake(self) -> None:
+        """There is work."""
+        self._idle.clear()
+        self._wake.set()
+
+    async def drained(self) -> None:
+        """Return when the queue is empty."""
+        await self._idle.wait()
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            # One thread switch for all that has gathered; answers that are under way go first.
+            await asyncio.sleep(0.02)
+            while await asyncio.to_thread(self._batch):
+                pass
+            if not self._wake.is_set():
+                self._idle.set()
+
+    def _batch(self) -> bool:
+        with self._db.transaction() as tx:
+            jobs = list(tx.execute("SELECT id, kind, argument FROM cleanup ORDER BY id LIMIT 100"))
+        done = [job for job, kind, argument in jobs if self._run(kind, argument)]
+        if done:
+            with self._db.transaction() as tx:
+                tx.executemany("DELETE FROM cleanup WHERE id = ?", [(job,) for job in done])
+        return len(jobs) == 100 and bool(done)
+
+    def _run(self, kind: str, argument: str) -> bool:
+        action = self._kinds.get(kind)
+        if action is None:
+            _log.warning("clean-up job of an unknown kind %r dropped", kind)
+            return True
+        try:
+            action(argument)
+        except OSError as problem:
+            _log.warning("clean-up of %s %s: %s; tried again later", kind, argument, problem)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Finish the present batch and stop; the rest is done at the next start."""
+        if self._task is not None:
+            if not self._idle.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.drained(), 5)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)

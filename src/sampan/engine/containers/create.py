@@ -1,0 +1,225 @@
+"""``docker create``: check, name, merge, resolve mounts, reserve; then make what must exist, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from sampan import errors
+from sampan.engine import names
+from sampan.engine.containers import copyup, merge, mounts
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.record import Container, Health, MountPoint, State
+from sampan.engine.containers.registry import new_id
+from sampan.runtime import validate
+from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig
+
+if TYPE_CHECKING:
+    from sampan.images.store import Image
+
+_LINK_WARNING = (
+    "Links on the default bridge network are deprecated and will be removed in a future release. "
+    "Use a custom network instead."
+)
+
+
+async def create(
+    containers: Containers, request: CreateRequest, *, name: str = "", platform: str = ""
+) -> tuple[Container, list[str]]:
+    """Make a container from an image: the record and the warnings for the user.
+
+    NotFound for a missing image, InvalidParameter for what is malformed, Conflict for a taken name.
+    """
+    if request.is_empty():
+        raise errors.InvalidParameter("config cannot be empty in order to create a container")
+    user, host = request.container_config(), request.host_config or HostConfig()
+    image = containers.images.get(user.image) if user.image else None
+    if image is not None:
+        check_platform(image, user.image, platform)
+    container, warnings = _record(containers, user, host, image, name)
+    endpoints = request.networking_config and request.networking_config.endpoints_config
+    container.networks = dict(endpoints or {})
+    warnings += _resolve_links(containers, container)
+    warnings += containers.networks.check(container.config, container.host, request.networking_config)
+    container.mounts = mounts.collect(container.config, container.host, containers.get)
+    _check_volumes(containers, container)
+    await _make(containers, container)
+    containers.publish(container, "create")
+    return container, warnings
+
+
+def check_platform(image: Image, reference: str, platform: str) -> None:
+    """NotFound in Docker's words when the image isn't for the asked platform."""
+    if not platform:
+        return
+    wanted = platform.split("/")
+    have = [image.os, image.architecture, image.variant]
+    if any(part and part != mine for part, mine in zip(wanted, have, strict=False) if mine):
+        shown = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+        raise errors.NotFound(
+            f"image with reference {shown} was found but does not provide the specified platform ({platform})"
+        )
+
+
+def _record(
+    containers: Containers, user: ContainerConfig, host: HostConfig, image: Image | None, name: str
+) -> tuple[Container, list[str]]:
+    base = image.container_config() if image is not None else ContainerConfig()
+    # Merging first: a command or user that the image lacks is an error of the whole.
+    config = merge.merge(user, base)
+    warnings = validate.check_create(config, host, containers.validation_facts())
+    identity = new_id()
+    chosen = names.check(name) if name else names.generate(containers.registry.taken)
+    containers.registry.check_free(chosen)
+    path, args = merge.command(config)
+    container = Container(
+        id=identity,
+        name=chosen,
+        created_ns=time.time_ns(),
+        image=image.id if image is not None else "",
+        path=path,
+        args=args,
+        config=config,
+        host=containers.complete_host(host),
+        state=State(),
+        chain=image.layers[-1] if image is not None and image.layers else "",
+    )
+    _set_hostname(containers, container)
+    if config.healthcheck and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
+        container.health = Health()
+    return container, warnings
+
+
+def _set_hostname(containers: Containers, container: Container) -> None:
+    config, mode = container.config, container.host.network_mode
+    if config.hostname:
+        return
+    if mode == "host" or container.host.uts_mode == "host":
+        config.hostname = os.uname().nodename
+    elif mode.startswith("container:"):
+        try:
+            config.hostname = containers.get(mode.removeprefix("container:")).config.hostname
+        except errors.NotFound:
+            # The start says that this container is missing, as Docker does.
+            config.hostname = ""
+    else:
+        config.hostname = container.short_id
+
+
+def _resolve_links(containers: Containers, container: Container) -> list[str]:
+    """Replace link targets by ids; InvalidParameter when one is missing."""
+    for spec in container.host.links or ():
+        target, _, alias = spec.partition(":")
+        try:
+            child = containers.get(target)
+        except errors.NotFound as missing:
+            raise errors.InvalidParameter(f"could not get container for {target}: {missing.message}") from None
+        container.links[alias or target.removeprefix("/")] = child.id
+    return [_LINK_WARNING] if container.links and container.host.network_mode in ("default", "bridge") else []
+
+
+def _check_volumes(containers: Containers, container: Container) -> None:
+    """Names and drivers of volumes that don't exist yet: refused before anything is made."""
+    for point in container.mounts:
+        if point.type == "volume":
+            driver, options = _volume_options(container, point)
+            containers.volumes.check(point.name, driver, options)
+        elif point.type == "image":
+            image = containers.images.get(point.source)
+            point.image_layers = list(image.layers)
+            point.source = image.id
+
+
+def _volume_options(container: Container, point: MountPoint) -> tuple[str, dict[str, str] | None]:
+    for mount in container.host.mounts or ():
+        if mount.target == point.destination and mount.volume_options and mount.volume_options.driver_config:
+            return point.driver, mount.volume_options.driver_config.options
+    return point.driver, None
+
+
+async def _make(containers: Containers, container: Container) -> None:
+    """Make directories and volumes. The row comes first: what a crash leaves behind is named in it."""
+    for point in container.mounts:
+        if point.type == "volume" and not point.name:
+            point.name, point.anonymous = new_id(), True
+    containers.registry.begin(container)
+    try:
+        with ExitStack() as undo:
+            undo.callback(_unmake, containers, container)
+            containers.leases.hold(f"container:{container.id}", layers=_chains(container))
+            _make_volumes(containers, container)
+            await asyncio.to_thread(prepare_directories, containers, container)
+            containers.registry.finish(container)
+            undo.pop_all()
+    except OSError as problem:
+        raise errors.SystemFailure(f"creating the container failed: {problem}") from problem
+
+
+def _chains(container: Container) -> list[str]:
+    chains = [container.chain] if container.chain else []
+    return chains + [point.image_layers[-1] for point in container.mounts if point.image_layers]
+
+
+def _make_volumes(containers: Containers, container: Container) -> None:
+    for point in container.mounts:
+        if point.type != "volume":
+            continue
+        driver, options = _volume_options(container, point)
+        labels = _volume_labels(container, point)
+        volume = containers.volumes.create(
+            point.name,
+            driver=driver,
+            options=options,
+            labels=labels,
+            user=container.id,
+            anonymous=point.anonymous,
+        )
+        point.source = volume.mountpoint
+
+
+def _volume_labels(container: Container, point: MountPoint) -> dict[str, str] | None:
+    for mount in container.host.mounts or ():
+        if mount.target == point.destination and mount.volume_options:
+            return mount.volume_options.labels
+    return None
+
+
+def prepare_directories(containers: Containers, container: Container) -> None:
+    """Make the container's directories, its working directory and the first content of its volumes."""
+    state = containers.state_dir(container.id)
+    state.mkdir(mode=0o710, parents=True)
+    lowers = containers.lowers(container)
+    (state / "work").mkdir(mode=0o700)
+    upper = state / "upper"
+    upper.mkdir(mode=0o755)
+    top = os.stat(lowers[0])
+    os.chown(upper, top.st_uid, top.st_gid)
+    os.chmod(upper, stat.S_IMODE(top.st_mode))
+    pending = [point for point in container.mounts if copyup.wanted(point)]
+    if container.config.working_dir or pending:
+        copyup.populate(lowers, upper, state / "work", container.config.working_dir, pending)
+
+
+def _unmake(containers: Containers, container: Container) -> None:
+    """Undo a creation that failed half-way, or that a crash interrupted."""
+    for point in container.mounts:
+        if point.type == "volume" and point.name:
+            containers.volumes.release(point.name, container.id)
+            if point.anonymous and point.name in containers.volumes:
+                containers.volumes.discard(point.name)
+    containers.leases.release(f"container:{container.id}")
+    with containers.db.transaction() as tx:
+        containers.registry.forget(container, tx)
+        containers.cleaner.add(tx, "tree", str(containers.state_dir(container.id)))
+    containers.registry.drop(container)
+    containers.cleaner.wake()
+
+
+def undo_unfinished(containers: Containers) -> None:
+    """Remove what creations left behind that a crash interrupted."""
+    for container in containers.registry.unfinished():
+        _unmake(containers, container)

@@ -1,0 +1,356 @@
+"""Start, stop, kill, restart, pause, unpause, and what happens when a container's process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from sampan import errors
+from sampan.engine.containers import health, launching, restart, signals, states, waits
+from sampan.engine.containers.context import Containers, Live
+from sampan.engine.containers.record import Container
+from sampan.runtime.supervisor import Exit
+
+DEFAULT_STOP_TIMEOUT = 10
+_KILL_PATIENCE = 10.0
+_log = logging.getLogger(__name__)
+
+
+async def start(containers: Containers, reference: str) -> Container:
+    """Start a container. NotModified when it runs; Conflict when paused or being removed; StartFailure."""
+    container = containers.get(reference)
+    live = containers.live(container)
+    async with live.lock:
+        check_startable(container, live)
+        cancel_restart(live)
+        container.state.stopped_by_user = False
+        container.restart_count = 0
+        live.back_off = 0.0
+        await run(containers, container, live)
+    return container
+
+
+def check_startable(container: Container, live: Live) -> None:
+    """Raise what forbids a start in the present state."""
+    status = container.state.status
+    if status == "paused":
+        raise errors.Conflict("cannot start a paused container, try unpause instead")
+    if status == "running":
+        raise errors.NotModified(f"container {container.id} is already running")
+    if status in ("removing", "dead") or live.removing:
+        raise errors.Conflict("container is marked for removal and cannot be started")
+
+
+async def run(containers: Containers, container: Container, live: Live) -> None:
+    """Launch under the caller's lock; on failure the container stays as it was, with the error in its state."""
+    state = container.state
+    state.starting, state.error = True, ""
+    containers.registry.save(container)
+    try:
+        process = await launching.launch(containers, container, live)
+    except errors.SampanError as problem:
+        _note_failure(containers, container, live, problem)
+        raise
+    except BaseException:
+        state.starting = False
+        containers.registry.save(container)
+        raise
+    began(containers, container, live, process.pid, process.started_ns or time.time_ns())
+    containers.publish(container, "start")
+    live.watcher = asyncio.create_task(_watch(containers, container, live), name=f"watch {container.short_id}")
+    health.start(containers, container, live)
+
+
+def _note_failure(
+    containers: Containers, container: Container, live: Live, problem: errors.SampanError
+) -> None:
+    state = container.state
+    state.starting = False
+    state.error = problem.message
+    state.exit_code = failure_code(problem)
+    if state.status == "restarting":
+        state.status = "exited"
+    containers.registry.save(container)
+    waits.tell_exit(live, state.exit_code, final=True)
+    if container.host.auto_remove:
+        live.removing = True
+        containers.background(_auto_remove(containers, container))
+
+
+def failure_code(problem: errors.SampanError) -> int:
+    """The exit code of a start that failed: 127, 126 or 128, as inspect then shows it."""
+    if isinstance(problem, errors.StartFailure) and problem.exit_code in (126, 127):
+        return problem.exit_code
+    return 128
+
+
+def began(containers: Containers, container: Container, live: Live, pid: int, started_ns: int) -> None:
+    """Note that the process runs."""
+    state = container.state
+    state.status = states.after("start", state.status)
+    state.pid, state.exit_code, state.oom_killed = pid, 0, False
+    state.started_ns, state.starting = started_ns, False
+    live.run_over.clear()
+    containers.registry.save(container)
+
+
+async def _watch(containers: Containers, container: Container, live: Live) -> None:
+    """Wait for the end of the present run and act on it."""
+    process = live.process
+    assert process is not None
+    exit_ = await process.wait()
+    async with live.lock:
+        if live.process is process:
+            await ended(containers, container, live, exit_)
+
+
+async def ended(containers: Containers, container: Container, live: Live, exit_: Exit) -> None:
+    """The process has ended: release what it held, record it, tell everybody, perhaps start it again.
+
+    The caller holds the container's lock.
+    """
+    state = container.state
+    health.stop(live)
+    health.mark_stopped(container)
+    live.process = None
+    await launching.release(containers, container, live)
+    state.status = states.after("exit", state.status)
+    state.pid, state.exit_code, state.oom_killed = 0, exit_.code, exit_.oom_killed
+    state.finished_ns = exit_.finished_ns
+    wait_before = restart.decide(container, live, closing=containers.closing)
+    if wait_before is not None:
+        state.status = "restarting"
+        container.restart_count += 1
+    containers.registry.save(container)
+    live.run_over.set()
+    if exit_.oom_killed:
+        containers.publish(container, "oom")
+    if live.stopping:
+        # Docker tells "stop" before "die".
+        live.stopping = False
+        containers.publish(container, "stop")
+    duration = max(0, exit_.finished_ns - state.started_ns) // 1_000_000_000
+    containers.publish(container, "die", execDuration=str(duration), exitCode=str(exit_.code))
+    waits.tell_exit(live, exit_.code, final=wait_before is None)
+    if wait_before is not None:
+        live.restarter = asyncio.create_task(_restart_later(containers, container, live, wait_before))
+    elif container.host.auto_remove and not live.removing:
+        live.removing = True
+        await _remove_ended(containers, container, live)
+
+
+async def _restart_later(containers: Containers, container: Container, live: Live, delay: float) -> None:
+    await asyncio.sleep(delay)
+    async with live.lock:
+        if container.state.status != "restarting" or live.removing:
+            return
+        live.restarter = None
+        try:
+            await run(containers, container, live)
+        except errors.SampanError as problem:
+            _log.warning("restart of container %s failed: %s", container.short_id, problem.message)
+
+
+def cancel_restart(live: Live) -> None:
+    """Forget a restart that is due."""
+    if live.restarter is not None:
+        live.restarter.cancel()
+        live.restarter = None
+
+
+async def _auto_remove(containers: Containers, container: Container) -> None:
+    live = containers.live(container)
+    async with live.lock:
+        await _remove_ended(containers, container, live)
+
+
+async def _remove_ended(containers: Containers, container: Container, live: Live) -> None:
+    from sampan.engine.containers import remove
+
+    try:
+        await remove.remove_stopped(containers, container, live, volumes=True)
+    except errors.SampanError as problem:
+        _log.warning("removing container %s after its end failed: %s", container.short_id, problem.message)
+
+
+async def kill(containers: Containers, reference: str, signal_text: str = "") -> None:
+    """Send a signal (KILL when none is named). Conflict when the container doesn't run."""
+    try:
+        number = signals.parse(signal_text or "KILL")
+        container = containers.get(reference)
+        signals.check_supported(number)
+        live = containers.live(container)
+        if container.state.status != "restarting":
+            check_running(container)
+    except errors.SampanError as problem:
+        problem.message = f"cannot kill container: {reference}: {problem.message}"
+        raise
+    if container.state.status == "restarting":
+        await _stop_restarting(containers, container, live)
+        return
+    if number == 9:
+        container.state.stopped_by_user = True
+        await kill_and_wait(containers, container, live)
+        return
+    if number == stop_signal(container, ""):
+        container.state.stopped_by_user = True
+    send(containers, container, live, number)
+
+
+def check_running(container: Container) -> None:
+    """Conflict in Docker's words when no process lives."""
+    if not container.running:
+        raise errors.Conflict(f"container {container.id} is not running")
+
+
+def send(containers: Containers, container: Container, live: Live, number: int) -> None:
+    """Send a signal to the first process and publish it."""
+    containers.publish(container, "kill", signal=str(number))
+    if live.process is not None:
+        with contextlib.suppress(ProcessLookupError):
+            live.process.signal(number)
+
+
+async def kill_and_wait(containers: Containers, container: Container, live: Live) -> None:
+    """SIGKILL; return when the end is recorded. SystemFailure when the kernel doesn't let it die."""
+    containers.publish(container, "kill", signal="9")
+    await destroy_and_wait(container, live)
+
+
+async def destroy_and_wait(container: Container, live: Live) -> None:
+    """SIGKILL without an event, thawing a paused container on the way."""
+    if live.process is None:
+        return
+    over = live.run_over
+    with contextlib.suppress(ProcessLookupError):
+        live.process.signal(9)
+    if container.state.status == "paused" and live.cgroup is not None:
+        await asyncio.to_thread(live.cgroup.thaw)
+    try:
+        await asyncio.wait_for(over.wait(), _KILL_PATIENCE)
+    except TimeoutError:
+        raise errors.SystemFailure(
+            f"tried to kill container, but did not receive an exit event: {container.id}",
+            hint="A process in uninterruptible sleep can't be killed; see /proc/<pid>/stack.",
+        ) from None
+
+
+def stop_signal(container: Container, asked: str) -> int:
+    """The signal that ends this container: the request's, the container's, else TERM."""
+    return signals.parse(asked or container.config.stop_signal or "TERM")
+
+
+def stop_timeout(container: Container, asked: int | None) -> int:
+    """Seconds of grace: the request's, the container's, else ten; negative means for ever."""
+    if asked is not None:
+        return asked
+    if container.config.stop_timeout is not None:
+        return container.config.stop_timeout
+    return DEFAULT_STOP_TIMEOUT
+
+
+async def stop(
+    containers: Containers, reference: str, *, timeout: int | None = None, signal: str = ""
+) -> None:
+    """Stop a container: its signal, ``timeout`` seconds of grace, then KILL. NotModified when it is stopped."""
+    container = containers.get(reference)
+    live = containers.live(container)
+    if container.state.status == "restarting":
+        await _stop_restarting(containers, container, live)
+        return
+    if not container.running:
+        raise errors.NotModified(f"container {container.id} is already stopped")
+    try:
+        await stop_running(containers, container, live, timeout=timeout, signal=signal)
+    except errors.InvalidParameter as problem:
+        raise errors.SystemFailure(f"cannot stop container: {reference}: {problem.message}") from None
+
+
+async def _stop_restarting(containers: Containers, container: Container, live: Live) -> None:
+    async with live.lock:
+        if container.state.status != "restarting":
+            return
+        cancel_restart(live)
+        container.state.stopped_by_user = True
+        container.state.status = "exited"
+        containers.registry.save(container)
+        waits.tell_exit(live, container.state.exit_code, final=True)
+        containers.publish(container, "stop")
+
+
+async def stop_running(
+    containers: Containers,
+    container: Container,
+    live: Live,
+    *,
+    timeout: int | None = None,
+    signal: str = "",
+) -> None:
+    """Stop what runs and return when its end is recorded."""
+    number = stop_signal(container, signal)
+    signals.check_supported(number)
+    grace = stop_timeout(container, timeout)
+    container.state.stopped_by_user = True
+    containers.registry.save(container)
+    over, live.stopping = live.run_over, True
+    send(containers, container, live, number)
+    if container.state.status == "paused" and live.cgroup is not None:
+        # A frozen process takes its signal only when thawed; Docker thaws it, too.
+        await asyncio.to_thread(live.cgroup.thaw)
+    try:
+        await asyncio.wait_for(over.wait(), None if grace < 0 else grace)
+    except TimeoutError:
+        await kill_and_wait(containers, container, live)
+
+
+async def restart_container(
+    containers: Containers, reference: str, *, timeout: int | None = None, signal: str = ""
+) -> None:
+    """Stop when it runs, then start; the restart policy doesn't take part."""
+    container = containers.get(reference)
+    live = containers.live(container)
+    keep, container.host.auto_remove = container.host.auto_remove, False
+    try:
+        if container.running:
+            await stop_running(containers, container, live, timeout=timeout, signal=signal)
+        async with live.lock:
+            cancel_restart(live)
+            if container.state.status == "restarting":
+                container.state.status = "exited"
+            if not container.running:
+                check_startable(container, live)
+                container.state.stopped_by_user = False
+                await run(containers, container, live)
+    finally:
+        container.host.auto_remove = keep
+    containers.publish(container, "restart")
+
+
+async def pause(containers: Containers, reference: str) -> None:
+    """Freeze all processes. Conflict when it doesn't run or is frozen already."""
+    container = containers.get(reference)
+    live = containers.live(container)
+    async with live.lock:
+        check_running(container)
+        if container.state.status == "paused":
+            raise errors.Conflict(f"container {container.id} is already paused")
+        assert live.cgroup is not None
+        await asyncio.to_thread(live.cgroup.freeze)
+        container.state.status = states.after("pause", container.state.status)
+        containers.registry.save(container)
+    containers.publish(container, "pause")
+
+
+async def unpause(containers: Containers, reference: str) -> None:
+    """Let frozen processes go on. SystemFailure (500, as dockerd has it) when it isn't paused."""
+    container = containers.get(reference)
+    live = containers.live(container)
+    async with live.lock:
+        if container.state.status != "paused" or live.cgroup is None:
+            raise errors.SystemFailure(f"Container {container.id} is not paused")
+        await asyncio.to_thread(live.cgroup.thaw)
+        container.state.status = states.after("unpause", container.state.status)
+        containers.registry.save(container)
+    containers.publish(container, "unpause")

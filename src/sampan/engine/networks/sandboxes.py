@@ -1,0 +1,449 @@
+"""The network side of a container's life: prepared before it is launched, attached while it waits, released.
+
+``prepare`` takes addresses and ports and writes the row that says so; ``attach`` builds what the row says;
+``release`` gives all back. Killed between any two steps, the engine finds the row at its next start and either
+goes on (the container runs) or releases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sampan import errors
+from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.names import resolver_wanted, sandbox_files
+from sampan.engine.networks.records import Binding, Endpoint, NetworkRecord, Sandbox, new_id
+from sampan.engine.networks.types import Prepared, SandboxRequest
+from sampan.kernel import conntrack
+from sampan.kernel import rtnetlink as rt
+from sampan.kernel.netlink import Netlink
+from sampan.kernel.netns import in_thread, open_netns
+from sampan.network import egress, ports, sandbox
+from sampan.network.firewall import Forwarded
+from sampan.network.options import EGRESS, BridgeOptions, LanOptions
+from sampan.network.ports import Published, Reserved
+from sampan.network.switchboard.client import Target
+
+if TYPE_CHECKING:
+    from sampan.engine.networks.service import Networks
+
+log = logging.getLogger(__name__)
+_SWEEP_AFTER = 2.0
+_CONTEXT = "failed to set up container networking: "
+
+
+class Sandboxes:
+    """All sandboxes of the engine, by container id."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._live: dict[str, Sandbox] = {}
+        self._reserved: dict[str, list[Reserved]] = {}
+        self._leaving: dict[str, float] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def __iter__(self) -> Any:
+        return iter(list(self._live.values()))
+
+    def get(self, container: str) -> Sandbox | None:
+        """The sandbox of a container that is started."""
+        return self._live.get(container)
+
+    def on(self, network_id: str) -> list[tuple[Sandbox, Endpoint]]:
+        """Who is on a network."""
+        return [
+            (item, endpoint)
+            for item in self._live.values()
+            for endpoint in item.endpoints
+            if endpoint.network_id == network_id
+        ]
+
+    def load(self, stored: Iterable[Sandbox]) -> None:
+        """Know sandboxes from before a restart; their addresses are taken again."""
+        for item in stored:
+            self._live[item.container] = item
+            for endpoint in item.endpoints:
+                self._retake(endpoint)
+            published = [_published(binding) for binding in item.published]
+            self._networks.reservations.adopt(published, item.container)
+
+    def _retake(self, endpoint: Endpoint) -> None:
+        network = self._networks.catalog.find(endpoint.network_id)
+        for text in endpoint.addresses():
+            address = rt.ipaddress.ip_address(text)
+            pool = self._networks.catalog.pool(network, address.version, address) if network else None
+            if pool is not None:
+                with contextlib.suppress(errors.SampanError):
+                    pool.take(address)
+
+    # -- prepare -------------------------------------------------------------------------------------------
+
+    async def prepare(self, request: SandboxRequest) -> Prepared:
+        """Take addresses and ports. Errors as dockerd's start gives them; nothing is left of a failure."""
+        mode = places.network_mode(request.host.network_mode)
+        if mode.startswith("container:"):
+            return Prepared("", "")
+        if request.container_id in self._live:
+            await self.release(request.container_id)
+        try:
+            item = self._take(request, mode)
+        except errors.SampanError as failure:
+            raise _in_context(failure) from failure
+        self._live[item.container] = item
+        self._networks.store.save_sandbox(item)
+        hosts, resolv = sandbox_files(self._networks, request, item)
+        shown = {
+            endpoint.network: places.filled(endpoint, request.networks.get(endpoint.network))
+            for endpoint in item.endpoints
+        }
+        return Prepared(hosts, resolv, shown)
+
+    def _take(self, request: SandboxRequest, mode: str) -> Sandbox:
+        catalog = self._networks.catalog
+        chosen = places.choose(catalog, request)
+        item = Sandbox(request.container_id, request.name, request.hostname, new_id(), mode)
+        item.exposed = sorted(request.config.exposed_ports or {})
+        options: dict[str, tuple[str, dict[str, str]]] = {}
+        with contextlib.ExitStack() as undo:
+            for number, (network, settings) in enumerate(chosen):
+                mac = request.config.mac_address if number == 0 else ""
+                endpoint = places.allocate(catalog, network, settings, mac=mac)
+                undo.callback(catalog.release, network.id, endpoint.addresses())
+                if network.driver not in ("host", "null"):
+                    self._networks.ground.index(network)
+                self._name(item, request, network, endpoint, settings.links or ())
+                options[endpoint.id] = (_prefix(network), dict(settings.driver_opts or {}))
+                item.endpoints.append(endpoint)
+            places.name_interfaces(item.endpoints, options)
+            item.resolver = resolver_wanted(self._networks, request, item)
+            item.egress = self._egress(request, chosen)
+            self._reserve(item, request)
+            undo.pop_all()
+        return item
+
+    def _name(
+        self, item: Sandbox, request: SandboxRequest, network: NetworkRecord, endpoint: Endpoint,
+        links: Iterable[str],
+    ) -> None:  # fmt: skip
+        if network.predefined:
+            return
+        names = places.dns_names(request.name, request.container_id, request.hostname, endpoint.aliases)
+        endpoint.dns_names = names
+        for spec in links:
+            target, _, alias = spec.partition(":")
+            endpoint.links[alias or target] = target
+        endpoint.links.update(request.links)
+
+    @staticmethod
+    def _egress(
+        request: SandboxRequest, chosen: Iterable[tuple[NetworkRecord, object]]
+    ) -> list[str] | None:
+        texts = [(request.config.labels or {}).get(EGRESS), (request.host.annotations or {}).get(EGRESS)]
+        texts += [network.options.get(EGRESS) or network.labels.get(EGRESS) for network, _ in chosen]
+        given = [text for text in texts if text is not None]
+        if not given:
+            return None
+        return [str(rule) for text in given for rule in egress.parse(text)]
+
+    def _reserve(self, item: Sandbox, request: SandboxRequest) -> None:
+        target = self._publishing(item)
+        if target is None:
+            return
+        network = self._networks.catalog.get(target.network_id)
+        options = BridgeOptions.parse(network.options, internal=network.internal)
+        default_ip = options.binding_ip or self._networks.config.ip
+        wanted = ports.plan(
+            {key: [_binding(entry) for entry in value or ()] for key, value in
+             (request.host.port_bindings or {}).items()},
+            request.config.exposed_ports or (),
+            publish_all=request.host.publish_all_ports,
+            default_ip="" if default_ip in ("0.0.0.0", "") else default_ip,
+        )  # fmt: skip
+        if not wanted:
+            return
+        try:
+            reserved = self._networks.reservations.reserve(wanted, item.container)
+        except errors.SystemFailure as failure:
+            what = f"driver failed programming external connectivity on endpoint {item.name} ({target.id}): "
+            raise errors.SystemFailure(what + failure.message, hint=failure.hint) from failure
+        self._reserved[item.container] = reserved
+        item.published = [
+            Binding(one.published.port, one.published.protocol, one.published.host_ip, one.published.host_port)
+            for one in reserved
+        ]
+
+    def _publishing(self, item: Sandbox) -> Endpoint | None:
+        """The endpoint that published ports lead to: the one with the default route, on a bridge."""
+        bridges = [
+            endpoint
+            for endpoint in item.endpoints
+            if endpoint.driver == "bridge" and not self._networks.catalog.get(endpoint.network_id).internal
+        ]
+        return places.gateway_endpoint(bridges, 4) or places.gateway_endpoint(bridges, 6)
+
+    # -- attach --------------------------------------------------------------------------------------------
+
+    async def attach(self, container: str, pid: int) -> None:
+        """Build the interfaces in the namespace of ``pid``. SystemFailure when the kernel refuses."""
+        item = self._live.get(container)
+        if item is None or not places.is_private(item.mode):
+            if item is not None:
+                item.pid = pid
+                self._networks.store.save_sandbox(item)
+            return
+        interfaces = [
+            self.interface(item, endpoint) for endpoint in item.endpoints if endpoint.driver != "null"
+        ]
+        loopback = tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
+        try:
+            netns = open_netns(pid)
+        except OSError as failure:
+            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {failure}") from failure
+        host = Netlink()
+        try:
+            self._forward(item)
+            built = await in_thread(
+                lambda: sandbox.build(
+                    netns, host, interfaces, loopback_ports=loopback, resolver=item.resolver
+                )
+            )
+        except OSError as failure:
+            raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure
+        finally:
+            host.close()
+            with contextlib.suppress(OSError):
+                import os
+
+                os.close(netns)
+        for warning in built.warnings:
+            log.warning("container %s: %s", container[:12], warning)
+        item.pid = pid
+        self._networks.store.save_sandbox(item)
+        self._open_ways(item)
+        await self._networks.switchboard.serve(
+            item.container, pid, self._listeners(item), self._reserved.pop(container, []), built.resolver
+        )
+        self._networks.names.changed(item)
+
+    def interface(self, item: Sandbox, endpoint: Endpoint) -> sandbox.Interface:
+        """What to build for an endpoint."""
+        network = self._networks.catalog.get(endpoint.network_id)
+        gateways = tuple(
+            rt.ipaddress.ip_address(text)
+            for version, text in ((4, endpoint.gateway4), (6, endpoint.gateway6))
+            if text and places.gateway_endpoint(item.endpoints, version) is endpoint
+        )
+        common: dict[str, Any] = {
+            "name": endpoint.interface,
+            "kind": endpoint.driver,
+            "parent": self._networks.ground.index(network),
+            "addresses": places.addresses_of(endpoint),
+            "mac": endpoint.mac,
+            "gateways": gateways,
+            "sysctls": endpoint.sysctls,
+        }
+        if endpoint.driver != "bridge":
+            lan = LanOptions.parse(endpoint.driver, network.options)
+            return sandbox.Interface(**common, mode=lan.mode, flag=lan.flag, mtu=lan.mtu)
+        options = BridgeOptions.parse(network.options, internal=network.internal)
+        segment = self._networks.ground.segment(network)
+        return sandbox.Interface(
+            **common,
+            outer=endpoint.outer,
+            mtu=options.mtu or self._networks.config.mtu,
+            hairpin=bool(item.published),
+            isolated=not segment.icc,
+        )
+
+    def _forward(self, item: Sandbox) -> None:
+        if not self._networks.config.ip_forward:
+            return
+        for endpoint in item.endpoints:
+            network = self._networks.catalog.get(endpoint.network_id)
+            if endpoint.driver == "bridge" and not network.internal:
+                for version, text in ((4, endpoint.ipv4), (6, endpoint.ipv6)):
+                    if text:
+                        self._networks.ground.forwarding.require(version)
+
+    def _open_ways(self, item: Sandbox) -> None:
+        """Lead published ports to the container, and put it under egress control."""
+        forwarded = self.forwarded(item)
+        if forwarded:
+            self._networks.ground.firewall.publish(forwarded)
+            self._forget_udp(forwarded)
+        self._networks.guard.control(item)
+
+    def forwarded(self, item: Sandbox) -> list[Forwarded]:
+        """Where the published ports of a sandbox lead."""
+        endpoint = self._publishing(item)
+        if endpoint is None:
+            return []
+        result = []
+        for one in item.published:
+            target = endpoint.ipv6 if ":" in one.host_ip and endpoint.ipv6 else endpoint.ipv4 or endpoint.ipv6
+            result.append(Forwarded(one.protocol, one.host_ip, one.host_port, target, one.port))
+        return result
+
+    def _listeners(self, item: Sandbox) -> list[Target]:
+        return [
+            Target(one.protocol, one.host_ip, one.host_port, one.target, one.target_port)
+            for one in self.forwarded(item)
+        ]
+
+    def _forget_udp(self, forwarded: Iterable[Forwarded]) -> None:
+        changed = {one.host_port for one in forwarded if one.protocol == "udp"}
+        if changed:
+            self._networks.in_background(
+                lambda: conntrack.forget(lambda flow: flow.protocol == 17 and flow.port in changed)
+            )
+
+    # -- after ---------------------------------------------------------------------------------------------
+
+    def announce(self, container: str) -> None:
+        """Tell "network connect" of every endpoint, once."""
+        item = self._live.get(container)
+        if item is None or item.announced:
+            return
+        for endpoint in item.endpoints:
+            self._networks.publish_endpoint("connect", endpoint, container)
+        item.announced = [endpoint.id for endpoint in item.endpoints]
+        self._networks.store.save_sandbox(item)
+
+    async def release(self, container: str) -> None:
+        """Give everything back; a container without sandbox is no error. Tells "network disconnect"."""
+        item = self._live.pop(container, None)
+        for one in self._reserved.pop(container, []):
+            one.socket.close()
+        if item is None:
+            return
+        self._networks.names.gone(item)
+        await self._networks.switchboard.drop(container)
+        self._close_ways(item)
+        for endpoint in item.endpoints:
+            self._networks.catalog.release(endpoint.network_id, endpoint.addresses())
+            if endpoint.outer and item.pid:
+                self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + _SWEEP_AFTER
+        self._networks.store.delete_sandbox(container)
+        if item.pid:
+            for endpoint in item.endpoints:
+                self._networks.publish_endpoint("disconnect", endpoint, container)
+        if self._leaving and (self._sweeper is None or self._sweeper.done()):
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    def _close_ways(self, item: Sandbox) -> None:
+        forwarded = self._forwarded_quietly(item)
+        with contextlib.suppress(errors.SampanError, OSError):
+            if forwarded:
+                self._networks.ground.firewall.withdraw(forwarded)
+                self._forget_udp(forwarded)
+            self._networks.guard.release(item)
+        self._networks.reservations.disown(_published(binding) for binding in item.published)
+
+    def _forwarded_quietly(self, item: Sandbox) -> list[Forwarded]:
+        try:
+            return self.forwarded(item)
+        except errors.NotFound:
+            return []
+
+    async def _sweep(self) -> None:
+        """Delete outer ends of veths that didn't go by themselves: somebody still uses their namespace."""
+        loop = asyncio.get_running_loop()
+        while self._leaving:
+            name, due = next(iter(self._leaving.items()))
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            del self._leaving[name]
+            with contextlib.suppress(OSError):
+                await in_thread(lambda name=name: _delete_link(name))  # type: ignore[misc]
+
+    async def restore(self, running: Mapping[str, int]) -> None:
+        """After a restart of the engine: go on with the containers that run, release the others."""
+        for item in list(self._live.values()):
+            pid = running.get(item.container)
+            if pid is None or (places.is_private(item.mode) and pid != item.pid):
+                await self.release(item.container)
+                continue
+            item.pid = pid
+            with contextlib.suppress(errors.SampanError, OSError):
+                self._forward(item)
+                self._open_ways(item)
+        await self._networks.switchboard.restore(
+            {
+                item.container: self._listeners(item)
+                for item in self._live.values()
+                if places.is_private(item.mode)
+            }
+        )
+        for item in self._live.values():
+            await self._mend(item)
+
+    async def _mend(self, item: Sandbox) -> None:
+        """Give the switchboard what it lacks for a running sandbox: it was killed, or starts anew."""
+        lacks_ports, lacks_resolver = self._networks.switchboard.lacking(
+            item.container, bool(item.published), item.resolver
+        )
+        if not places.is_private(item.mode) or not (lacks_ports or lacks_resolver):
+            self._networks.names.changed(item)
+            return
+        reserved = []
+        if lacks_ports:
+            for binding in item.published:
+                with contextlib.suppress(errors.SampanError):
+                    reserved.append(Reserved(_published(binding), ports.bind(_published(binding))))
+        resolver = None
+        if lacks_resolver:
+            with contextlib.suppress(OSError):
+                resolver = await self._new_resolver(item)
+        await self._networks.switchboard.serve(
+            item.container, item.pid, self._listeners(item), reserved, resolver
+        )
+        self._networks.names.changed(item)
+
+    async def _new_resolver(self, item: Sandbox) -> Any:
+        netns = open_netns(item.pid)
+        loopback = tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
+        try:
+            return await in_thread(lambda: sandbox.reopen_resolver(netns, loopback))
+        finally:
+            import os
+
+            os.close(netns)
+
+    async def mend_all(self) -> None:
+        """The switchboard died: give the new one everything."""
+        for item in list(self._live.values()):
+            if item.pid:
+                await self._mend(item)
+
+    def key(self, item: Sandbox) -> str:
+        """The path of the sandbox's network namespace (inspect's SandboxKey)."""
+        return str(Path("/proc") / str(item.pid) / "ns/net") if item.pid else ""
+
+
+def _published(binding: Binding) -> Published:
+    return Published(binding.port, binding.protocol, binding.host_ip, binding.host_port)
+
+
+def _binding(entry: Any) -> dict[str, str]:
+    return {"HostIp": entry.host_ip, "HostPort": entry.host_port}
+
+
+def _prefix(network: NetworkRecord) -> str:
+    if network.driver == "bridge":
+        return BridgeOptions.parse(network.options, internal=network.internal).iface_prefix
+    return "eth"
+
+
+def _in_context(failure: errors.SampanError) -> errors.SampanError:
+    return type(failure)(_CONTEXT + failure.message, hint=failure.hint)
+
+
+def _delete_link(name: str) -> None:
+    with Netlink() as route:
+        found = rt.find_link(route, name)
+        if found is not None:
+            route.send(rt.delete_link(found.index))

@@ -1,0 +1,66 @@
+"""IP forwarding of the host: turned on when a container's packets need it, and back when none does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+_IPV4 = "/proc/sys/net/ipv4/ip_forward"
+_IPV6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+_ACCEPT_RA = "/proc/sys/net/ipv6/conf/{}/accept_ra"
+_CONF6 = Path("/proc/sys/net/ipv6/conf")
+
+
+class Forwarding:
+    """What we changed is written to ``note`` first, so that a later engine can undo it after a crash."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+        self._changed: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._changed = json.loads(note.read_text())
+
+    def require(self, version: int) -> None:
+        """See to it that packets of this IP version are forwarded. Raises OSError."""
+        path = _IPV4 if version == 4 else _IPV6
+        if _read(path) != "0":
+            return
+        if version == 6:
+            # A forwarding host ignores router advertisements unless told otherwise: it would lose its way.
+            for name in os.listdir(_CONF6):
+                if _read(_ACCEPT_RA.format(name)) == "1":
+                    self._set(_ACCEPT_RA.format(name), "2")
+        self._set(path, "1")
+
+    def _set(self, path: str, value: str) -> None:
+        self._changed.setdefault(path, _read(path))
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._note.with_suffix(".new")
+        temporary.write_text(json.dumps(self._changed))
+        temporary.rename(self._note)
+        _write(path, value)
+
+    def restore(self) -> None:
+        """Put back what we changed."""
+        for path, value in reversed(self._changed.items()):
+            with contextlib.suppress(OSError):
+                _write(path, value)
+        self._changed.clear()
+        self._note.unlink(missing_ok=True)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _write(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)

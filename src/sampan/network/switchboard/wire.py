@@ -50,7 +50,8 @@ def parse_query(data: bytes) -> Question:
 def _size(data: bytes, position: int, additional: int) -> int:
     """The largest UDP answer the asker takes (EDNS, RFC 6891)."""
     if additional and data[position : position + 3] == b"\0\0\x29" and position + 5 <= len(data):
-        return max(UDP_LIMIT, min(4096, struct.unpack_from("!H", data, position + 3)[0]))
+        wanted: int = struct.unpack_from("!H", data, position + 3)[0]
+        return max(UDP_LIMIT, min(4096, wanted))
     return UDP_LIMIT
 
 

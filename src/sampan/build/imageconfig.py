@@ -188,7 +188,7 @@ def _expose(config: Config, one: ins.Instruction, expand: Expander, _: StageStat
 
 
 def exposed_ports(word: str) -> list[str]:
-    """``80``, ``80/udp``, ``8000-8010/tcp`` or the discouraged ``[ip:]host:container``: a list of ``port/proto``."""
+    """``80``, ``80/udp``, ``8000-8010/tcp`` or the discouraged ``[ip:]host:container`` as ``port/proto``."""
     spec, slash, protocol = word.partition("/")
     protocol = protocol.lower() if slash else "tcp"
     container = spec.rpartition(":")[2]

@@ -40,7 +40,7 @@ class Lexer:
         self.undefined = undefined
 
     def word(self, text: str, env: Mapping[str, str]) -> str:
-        """``text`` with variables of ``env`` replaced, quotes and escapes taken off; one word whatever it holds.
+        """``text`` with variables of ``env`` replaced, quotes and escapes off; one word whatever it holds.
 
         Raises InvalidParameter for an unfinished quote or brace or an unknown modifier.
         """

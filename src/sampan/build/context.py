@@ -1,0 +1,216 @@
+"""The build context: an archive from the client, unpacked into a directory while it arrives.
+
+Content digests are taken of the bytes as they pass, so that COPY's cache key costs no second reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+
+from sampan.build.diagnostics import nearest
+from sampan.build.ignore import Ignore
+from sampan.build.trees import Root
+from sampan.errors import InvalidParameter, SampanError, SystemFailure
+from sampan.kernel import paths
+from sampan.storage import compress, tar
+from sampan.storage.compress import Read
+from sampan.storage.extract import Extractor, Options
+from sampan.storage.tar import ArchiveError, Entry, TarReader
+
+_SMALL = 8 << 20
+IGNORE_NAME = ".dockerignore"
+
+
+class Context:
+    """An unpacked context. ``empty`` when the client sent no archive at all."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o755)
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.digests: dict[str, str] = {}
+        self.plain = True
+        self.size = 0
+        self.ignore: Ignore | None = None
+
+    def close(self) -> None:
+        """Close the directory; its files are the builder's to remove."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def receive(self, read: Read) -> None:
+        """Unpack the archive that ``read`` gives (plain or compressed).
+
+        Owners become root, as Docker has it. Raises InvalidParameter for a broken archive.
+        """
+        counted = _Counter(read)
+        reader = _HashingReader(compress.pieces(counted.read))
+        try:
+            options = Options(owner=(0, 0), keep_root=True, observe=reader.observe)
+            with Extractor(self.fd, options) as extractor:
+                extractor.unpack(reader)
+        except ArchiveError as error:
+            reason = str(error)
+            raise InvalidParameter(f"Error processing tar file(exit status 1): {reason}") from None
+        self.size = counted.size
+        self.digests = reader.digests
+        self.plain = not reader.attributes
+
+    def root(self) -> Root:
+        """The context as a place to copy from."""
+        return Root(self.fd, "context", self.digests, self.plain, str(self.path))
+
+    def read(self, path: str, limit: int = _SMALL) -> bytes | None:
+        """The content of the file ``path`` (links resolve inside the context), None when there is none."""
+        try:
+            fd = paths.open_in_root(self.fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            try:
+                data = file.read(limit + 1)
+            except IsADirectoryError:
+                return None
+        if len(data) > limit:
+            raise InvalidParameter(f"{path} is larger than {limit >> 20} MiB")
+        return data
+
+    def dockerfile(self, name: str) -> bytes:
+        """The Dockerfile called ``name``; without a name ``Dockerfile``, then ``dockerfile``."""
+        wanted = name or "Dockerfile"
+        data = self.read(wanted)
+        if data is None and wanted == "Dockerfile":
+            data = self.read("dockerfile")
+        if data is None:
+            hint = "Is it in the context, and named by -f relative to the context's top?"
+            raise SystemFailure(f"Cannot locate specified Dockerfile: {wanted}", hint=hint)
+        return data
+
+    def apply_ignore(self, dockerfile: str) -> None:
+        """Read ``<Dockerfile>.dockerignore`` or ``.dockerignore``; take these two files out if they match.
+
+        The rest was left out by the client, who has the files; it sends these two in any case.
+        """
+        for name in (f"{dockerfile}{IGNORE_NAME}", IGNORE_NAME):
+            data = self.read(name)
+            if data is not None:
+                self.ignore = Ignore.parse(data, name)
+                break
+        if self.ignore is None:
+            return
+        for name in (dockerfile or "Dockerfile", IGNORE_NAME):
+            if self.ignore.excludes(posixpath.normpath(name)):
+                self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        directory, _, base = posixpath.normpath(name).rpartition("/")
+        try:
+            fd = paths.open_in_root(self.fd, directory or ".", os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return
+        try:
+            os.unlink(base, dir_fd=fd)
+        except OSError:
+            return
+        finally:
+            os.close(fd)
+
+    def write_dockerfile(self, data: bytes, name: str = "Dockerfile") -> None:
+        """Put a lone Dockerfile (``docker build - < Dockerfile``, a URL) into an empty context."""
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+
+    def explain_missing(self, path: str) -> str:
+        """Why ``path`` may be missing: the ignore file's line that leaves it out, or the nearest name."""
+        wanted = posixpath.normpath(path.lstrip("/"))
+        pattern = self.ignore.reason(wanted) if self.ignore else None
+        if pattern is not None and not pattern.exclusion:
+            return f"{IGNORE_NAME}:{pattern.line} leaves it out: {pattern.text}"
+        close = self._nearest(wanted)
+        return f"did you mean {close}?" if close else ""
+
+    def _nearest(self, path: str) -> str:
+        directory, _, base = path.rpartition("/")
+        try:
+            fd = paths.open_in_root(self.fd, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            return ""
+        try:
+            close = nearest(base, os.listdir(fd)[:5000])
+        finally:
+            os.close(fd)
+        return f"{directory}/{close}" if close and directory else close or ""
+
+
+class _Counter:
+    """Counts what passes."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._read(size)
+        self.size += len(data)
+        return data
+
+
+class _HashingReader(TarReader):
+    """Keeps the SHA-256 of each regular member's content, by its path.
+
+    A path is only good for looking up later if no symbolic link is part of it: once the archive holds a
+    link that another member goes through, nothing that was noted is trusted, and files are read again.
+    """
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__(pieces)
+        self.digests: dict[str, str] = {}
+        self.attributes = False
+        self._links: set[bytes] = set()
+        self._blind = False
+        self._state = hashlib.sha256()
+
+    def payload(self) -> Iterator[memoryview]:
+        """As TarReader's, each piece hashed on its way."""
+        self._state = hashlib.sha256()
+        for view in super().payload():
+            self._state.update(view)
+            yield view
+
+    def observe(self, path: bytes, entry: Entry) -> None:
+        """Called by the extractor when the member has been made."""
+        if entry.xattrs:
+            self.attributes = True
+        name = os.fsdecode(path)
+        self.digests.pop(name, None)
+        if self._links and not self._blind and self._through_link(path):
+            self._blind = True
+            self.digests.clear()
+        if entry.type == tar.SYMLINK:
+            self._links.add(path)
+        elif entry.type == tar.REGULAR and entry.sparse is None and not self._blind:
+            self.digests[name] = self._state.hexdigest()
+
+    def _through_link(self, path: bytes) -> bool:
+        at = path.find(b"/")
+        while at >= 0:
+            if path[:at] in self._links:
+                return True
+            at = path.find(b"/", at + 1)
+        return False
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` (512 bytes where it has them) is a tar, maybe compressed."""
+    if compress.detect(head):
+        return True
+    try:
+        return bool(next(iter(TarReader([head.ljust(1024, b"\0")])), None))
+    except SampanError:
+        return False

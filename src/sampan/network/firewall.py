@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sampan.kernel.nft import Nft, NftError
@@ -313,6 +313,12 @@ class Firewall:
         if elements:
             self._egress[owner] = elements
             self._change("add", elements)
+
+    def forget_refused(self, version: int, entry: Mapping[str, object]) -> None:
+        """Forget a refused connection; one that is forgotten already is no error."""
+        key = " . ".join(str(entry[name]) for name in ("source", "destination", "protocol", "port"))
+        with contextlib.suppress(NftError):
+            self.nft.run(f"delete element {FAMILY} {self.table} refused{version} {{ {key} }}")
 
     def set_short_cut(self, on: bool) -> None:
         """Lay the short cut to published ports or take it away, for new connections."""

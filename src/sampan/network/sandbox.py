@@ -233,3 +233,25 @@ def write_rules(rules: Rules, built: Built) -> None:
                 nft.run(plain)
             if rules.loopback_ports:
                 built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
+
+
+def reopen_resolver(
+    netns: int, loopback_ports: tuple[tuple[str, int], ...]
+) -> tuple[socket.socket, socket.socket]:
+    """New sockets for the resolver of a running sandbox, and its rules written anew for them."""
+    enter(netns)
+    sockets = resolver_sockets()
+    ports = [item.getsockname()[1] for item in sockets]
+    write_rules(Rules(loopback_ports, (ports[0], ports[1])), Built())
+    return sockets
+
+
+def choose_gateways(inside: Netlink, ways: Mapping[str, Iterable[str]]) -> None:
+    """Have exactly these default routes: gateways by interface name. From a thread in the namespace."""
+    for route in rt.list_routes(inside):
+        if route.destination.prefixlen == 0:
+            inside.send(rt.delete_route(route.destination, gateway=route.gateway, index=route.index))
+    for name, gateways in ways.items():
+        link = rt.find_link(inside, name)
+        if link is not None:
+            set_gateways(inside, link.index, [ipaddress.ip_address(gateway) for gateway in gateways])

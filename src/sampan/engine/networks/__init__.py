@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sampan.engine.networks.create import CreateNetwork
+from sampan.engine.networks.records import NetworkRecord
+from sampan.engine.networks.service import Networks
 from sampan.engine.networks.types import Prepared, SandboxRequest
 
-__all__ = ["Prepared", "SandboxRequest"]
+__all__ = ["CreateNetwork", "NetworkRecord", "Networks", "Prepared", "SandboxRequest"]

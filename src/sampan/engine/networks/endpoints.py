@@ -215,3 +215,25 @@ def addresses_of(endpoint: Endpoint) -> tuple[ipaddress.IPv4Interface | ipaddres
 def find(sandbox: Sandbox, network_id: str) -> Endpoint | None:
     """The sandbox's endpoint on a network."""
     return next((item for item in sandbox.endpoints if item.network_id == network_id), None)
+
+
+def filled(endpoint: Endpoint, settings: EndpointSettings | None) -> EndpointSettings:
+    """The asked settings with what the engine filled in."""
+    given = settings or EndpointSettings()
+    return EndpointSettings(
+        ipam_config=given.ipam_config,
+        links=given.links,
+        aliases=given.aliases,
+        driver_opts=given.driver_opts,
+        gw_priority=given.gw_priority,
+        network_id=endpoint.network_id,
+        endpoint_id=endpoint.id,
+        gateway=endpoint.gateway4,
+        ip_address=endpoint.ipv4,
+        mac_address=endpoint.mac,
+        ip_prefix_len=endpoint.prefix4,
+        ipv6_gateway=endpoint.gateway6,
+        global_ipv6_address=endpoint.ipv6,
+        global_ipv6_prefix_len=endpoint.prefix6,
+        dns_names=endpoint.dns_names or None,
+    )

@@ -1,16 +1,18 @@
 """The network side of a container's life: prepared before it is launched, attached while it waits, released.
 
 ``prepare`` takes addresses and ports and writes the row that says so; ``attach`` builds what the row says;
-``release`` gives all back. Killed between any two steps, the engine finds the row at its next start and either
-goes on (the container runs) or releases.
+``release`` gives all back. Killed between any two steps, the engine finds the row at its next start and
+either goes on (the container runs) or releases.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,7 @@ class Sandboxes:
         self._leaving: dict[str, float] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Sandbox]:
         return iter(list(self._live.values()))
 
     def get(self, container: str) -> Sandbox | None:
@@ -75,7 +77,7 @@ class Sandboxes:
     def _retake(self, endpoint: Endpoint) -> None:
         network = self._networks.catalog.find(endpoint.network_id)
         for text in endpoint.addresses():
-            address = rt.ipaddress.ip_address(text)
+            address = ipaddress.ip_address(text)
             pool = self._networks.catalog.pool(network, address.version, address) if network else None
             if pool is not None:
                 with contextlib.suppress(errors.SampanError):
@@ -140,9 +142,7 @@ class Sandboxes:
         endpoint.links.update(request.links)
 
     @staticmethod
-    def _egress(
-        request: SandboxRequest, chosen: Iterable[tuple[NetworkRecord, object]]
-    ) -> list[str] | None:
+    def _egress(request: SandboxRequest, chosen: Iterable[tuple[NetworkRecord, object]]) -> list[str] | None:
         texts = [(request.config.labels or {}).get(EGRESS), (request.host.annotations or {}).get(EGRESS)]
         texts += [network.options.get(EGRESS) or network.labels.get(EGRESS) for network, _ in chosen]
         given = [text for text in texts if text is not None]
@@ -173,7 +173,9 @@ class Sandboxes:
             raise errors.SystemFailure(what + failure.message, hint=failure.hint) from failure
         self._reserved[item.container] = reserved
         item.published = [
-            Binding(one.published.port, one.published.protocol, one.published.host_ip, one.published.host_port)
+            Binding(
+                one.published.port, one.published.protocol, one.published.host_ip, one.published.host_port
+            )
             for one in reserved
         ]
 
@@ -216,10 +218,7 @@ class Sandboxes:
             raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure
         finally:
             host.close()
-            with contextlib.suppress(OSError):
-                import os
-
-                os.close(netns)
+            os.close(netns)
         for warning in built.warnings:
             log.warning("container %s: %s", container[:12], warning)
         item.pid = pid
@@ -234,7 +233,7 @@ class Sandboxes:
         """What to build for an endpoint."""
         network = self._networks.catalog.get(endpoint.network_id)
         gateways = tuple(
-            rt.ipaddress.ip_address(text)
+            ipaddress.ip_address(text)
             for version, text in ((4, endpoint.gateway4), (6, endpoint.gateway6))
             if text and places.gateway_endpoint(item.endpoints, version) is endpoint
         )
@@ -409,8 +408,6 @@ class Sandboxes:
         try:
             return await in_thread(lambda: sandbox.reopen_resolver(netns, loopback))
         finally:
-            import os
-
             os.close(netns)
 
     async def mend_all(self) -> None:
@@ -418,6 +415,27 @@ class Sandboxes:
         for item in list(self._live.values()):
             if item.pid:
                 await self._mend(item)
+
+    @contextlib.contextmanager
+    def changing(self, item: Sandbox) -> Iterator[None]:
+        """Around a change of a running sandbox's endpoints: its ways are closed before and opened after."""
+        before = self.forwarded(item)
+        try:
+            yield
+        finally:
+            after = self.forwarded(item)
+            firewall = self._networks.ground.firewall
+            firewall.withdraw([one for one in before if one not in after])
+            firewall.publish(after)
+            self._networks.guard.control(item)
+
+    async def changed(self, item: Sandbox) -> None:
+        """A running sandbox has other endpoints now: store it, tell the switchboard."""
+        self._networks.store.save_sandbox(item)
+        self._forward(item)
+        with contextlib.suppress(OSError):
+            await self._networks.switchboard.retarget(item.container, self._listeners(item))
+        self._networks.names.changed(item)
 
     def key(self, item: Sandbox) -> str:
         """The path of the sandbox's network namespace (inspect's SandboxKey)."""

@@ -55,7 +55,7 @@ class Switchboard:
     """One switchboard; calls take some 0.1 ms, the first of an engine 30 ms in the background."""
 
     def __init__(self, directory: Path, on_death: Callable[[], Awaitable[None]]) -> None:
-        """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself (it is anew then)."""
+        """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself."""
         self._path = directory / "switchboard.sock"
         self._on_death = on_death
         self._socket: socket.socket | None = None

@@ -118,10 +118,10 @@ class Resolver:
                 return
             self._handle(data, self._reply_to(asker), stream=False)
 
-    def _reply_to(self, asker: object) -> Reply:
+    def _reply_to(self, asker: tuple[str, int]) -> Reply:
         def reply(message: bytes) -> None:
             with contextlib.suppress(OSError):
-                self._datagrams.sendto(message, asker)  # type: ignore[arg-type]
+                self._datagrams.sendto(message, asker)
 
         return reply
 

@@ -1,0 +1,96 @@
+"""The three networks that every engine has: bridge, host and none."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from sampan import errors
+from sampan.engine.config import EngineConfig
+from sampan.engine.networks.records import NetworkRecord, Subnet, new_id
+from sampan.kernel.netlink import Netlink
+from sampan.network import bridges
+from sampan.network.ipam import AddressSpace, Network, overlaps
+from sampan.network.options import BRIDGE, MTU
+
+
+def default_networks(
+    config: EngineConfig,
+    known: Iterable[NetworkRecord],
+    route: Netlink,
+    space: AddressSpace,
+    avoid: Iterable[Network],
+) -> list[NetworkRecord]:
+    """The records of none, host and bridge that are new or changed. InvalidParameter for a bad --bip."""
+    by_name = {item.name: item for item in known}
+    changed = [
+        NetworkRecord(new_id(), name, driver, time.time_ns(), predefined=True)
+        for name, driver in (("none", "null"), ("host", "host"))
+        if name not in by_name
+    ]
+    old = by_name.get("bridge")
+    wanted = _bridge(config, old, route, space, list(avoid))
+    if old is None or wanted != old:
+        changed.append(wanted)
+    return changed
+
+
+def _bridge(
+    config: EngineConfig,
+    old: NetworkRecord | None,
+    route: Netlink,
+    space: AddressSpace,
+    avoid: list[Network],
+) -> NetworkRecord:
+    subnet = _subnet(config, old, route, space, avoid)
+    record = NetworkRecord(
+        id=old.id if old else new_id(),
+        name="bridge",
+        driver="bridge",
+        created_ns=old.created_ns if old else time.time_ns(),
+        subnets=[subnet],
+        device=config.bridge,
+        predefined=True,
+        options={
+            f"{BRIDGE}default_bridge": "true",
+            f"{BRIDGE}enable_icc": str(config.icc).lower(),
+            f"{BRIDGE}enable_ip_masquerade": str(config.ip_masq).lower(),
+            f"{BRIDGE}host_binding_ipv4": config.ip,
+            f"{BRIDGE}name": config.bridge,
+            MTU: str(config.mtu),
+        },
+    )
+    return msgspec.structs.replace(record)
+
+
+def _subnet(
+    config: EngineConfig,
+    old: NetworkRecord | None,
+    route: Netlink,
+    space: AddressSpace,
+    avoid: list[Network],
+) -> Subnet:
+    """The bridge's subnet: --bip, else the address it has, else the one it had, else a free one."""
+    if config.bip:
+        try:
+            address = ipaddress.ip_interface(config.bip)
+        except ValueError:
+            raise errors.InvalidParameter(
+                f"failed to parse bip: invalid CIDR address: {config.bip}"
+            ) from None
+        return _with_range(config, address)
+    present = bridges.address_of(route, config.bridge)
+    if present is not None:
+        return _with_range(config, present)
+    if old is not None and old.subnets and overlaps(old.subnets[0].prefix(), avoid) is None:
+        return old.subnets[0]
+    chosen = space.next_free(4, avoid)
+    space.release(chosen)  # the catalog claims it when it loads the record
+    return _with_range(config, ipaddress.ip_interface(f"{chosen[1]}/{chosen.prefixlen}"))
+
+
+def _with_range(config: EngineConfig, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Subnet:
+    return Subnet(str(address.network), config.default_gateway or str(address.ip), config.fixed_cidr)

@@ -1,0 +1,150 @@
+"""Living beside the host's own firewall, and egress control: what to lay, mend and refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from sampan import errors
+from sampan.engine.networks.records import Sandbox
+from sampan.kernel.nft import NftError
+from sampan.kernel.nftevents import Monitor
+from sampan.network import egress, foreign
+from sampan.network.firewall import FAMILY
+
+if TYPE_CHECKING:
+    from sampan.engine.networks.service import Networks
+
+log = logging.getLogger(__name__)
+_SETTLE = 0.05
+
+
+class Guard:
+    """Watches nftables for what others change. Our own changes are known by their process and passed over."""
+
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
+        self._monitor: Monitor | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ways = foreign.Ways()
+
+    # -- other people's rules ------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Look at the host's rules once and from now on at every change."""
+        self.look()
+        with contextlib.suppress(OSError):
+            self._monitor = Monitor()
+            asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._changed)
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._monitor is not None:
+            asyncio.get_running_loop().remove_reader(self._monitor.fileno())
+            self._monitor.close()
+            self._monitor = None
+
+    def _changed(self) -> None:
+        assert self._monitor is not None
+        if self._monitor.others_changed(os.getpid()) and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
+
+    def _settled(self) -> None:
+        self._timer = None
+        ground = self._networks.ground
+        with contextlib.suppress(errors.SampanError, OSError):
+            if not ground.firewall.exists():
+                log.warning("the nftables table %s was removed by another program; made anew", ground.table)
+                ground.firewall.reset()
+                attributes = {"name": "bridge", "table": ground.table}
+                self._networks.events.publish("network", "mend", self._networks.default.id, attributes)
+            self.look()
+
+    def look(self) -> None:
+        """Decide between short cut and listener, and lay or lift the jumps in foreign forward chains."""
+        with contextlib.suppress(errors.SampanError):
+            firewall = self._networks.ground.firewall
+            self._ways = foreign.examine(firewall.nft)
+            firewall.set_short_cut(not self._ways.input_blocks)
+            self.lay_jumps()
+
+    def lay_jumps(self) -> None:
+        """Let out what containers send, where a foreign forward chain would drop it; nothing else."""
+        ground = self._networks.ground
+        with contextlib.suppress(errors.SampanError, NftError, OSError):
+            bridges = ground.firewall.bridges if self._busy() else ()
+            foreign.lay_jumps(ground.firewall.nft, ground.table, self._ways.forward_blocks, bridges)
+
+    def lift_jumps(self) -> None:
+        """Take our jumps out of foreign chains: the engine ends."""
+        ground = self._networks.ground
+        with contextlib.suppress(errors.SampanError, NftError, OSError):
+            foreign.lay_jumps(ground.firewall.nft, ground.table, self._ways.forward_blocks, ())
+
+    def _busy(self) -> bool:
+        return any(item.driver == "bridge" for item in self._networks.catalog)
+
+    def warnings(self, published: bool) -> list[str]:
+        """What ``docker create`` says when the host's firewall will keep a published port closed."""
+        if not published or not self._ways.input_blocks:
+            return []
+        return [self._ways.advice()]
+
+    # -- egress control ------------------------------------------------------------------------------------
+
+    def control(self, item: Sandbox) -> None:
+        """Put a sandbox under egress control, if it asks for it."""
+        if item.egress is None:
+            return
+        rules = [rule for text in item.egress for rule in egress.parse(text)]
+        sources = [address for endpoint in item.endpoints for address in endpoint.addresses()]
+        self._networks.ground.firewall.set_egress(item.container, egress.elements(rules, sources))
+
+    def release(self, item: Sandbox) -> None:
+        """End control of a sandbox; what it was refused is forgotten."""
+        if item.egress is None:
+            return
+        firewall = self._networks.ground.firewall
+        firewall.set_egress(item.container, {})
+        for version, entry in self._refused_elements():
+            if entry["source"] in [a for endpoint in item.endpoints for a in endpoint.addresses()]:
+                firewall.forget_refused(version, entry)
+
+    def _refused_elements(self) -> list[tuple[int, dict[str, Any]]]:
+        found = []
+        nft, table = self._networks.ground.firewall.nft, self._networks.ground.table
+        for version in (4, 6):
+            with contextlib.suppress(NftError):
+                for item in nft.query(f"list set {FAMILY} {table} refused{version}"):
+                    found += [(version, entry) for entry in egress.refused_entries(item)]
+        return found
+
+    def egress_of(self, item: Sandbox) -> dict[str, Any]:
+        """What a container may reach and what it was refused: connections with their number, and names."""
+        own = [address for endpoint in item.endpoints for address in endpoint.addresses()]
+        entries = [entry for _version, entry in self._refused_elements() if entry["source"] in own]
+        names: dict[str, int] = {}
+        with contextlib.suppress(OSError):
+            if item.resolver:
+                names = self._networks.switchboard.tell({"op": "refused", "container": item.container})
+        return {
+            "Container": item.container,
+            "Name": item.name,
+            "Controlled": item.egress is not None,
+            "Allowed": item.egress or [],
+            "Refused": [
+                {
+                    "Address": entry["destination"],
+                    "Protocol": entry["protocol"],
+                    "Port": entry["port"],
+                    "Packets": entry["packets"],
+                }
+                for entry in entries
+            ],
+            "RefusedNames": names,
+        }

@@ -1,0 +1,109 @@
+"""Egress control: what a container may reach, as written in ``sampan.egress``, and as nftables elements.
+
+``allow=example.org,*.example.net:443,10.0.0.0/8:443,[2001:db8::]/32,192.0.2.7:53/udp``: names, addresses and
+networks, each with a port and protocol (tcp without one) or without. Everything else is refused. An empty
+text, or ``none``, refuses all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sampan.errors import InvalidParameter
+from sampan.network.firewall import Elements
+from sampan.network.ports import PROTOCOLS
+
+_NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_FORM = re.compile(r"(?P<host>\[[^\]]+\](/\d+)?|[^:\[\]]+?)(:(?P<port>\d{1,5})(/(?P<protocol>\w+))?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing allowed: a name (``*.`` for all below it) or a network; port 0 means every port."""
+
+    name: str = ""
+    network: str = ""
+    port: int = 0
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        """As it is written."""
+        host = self.name or self.network
+        if ":" in host:
+            address, _, length = host.partition("/")
+            host = f"[{address}]/{length}"
+        if not self.port:
+            return host
+        return f"{host}:{self.port}" + (f"/{self.protocol}" if self.protocol != "tcp" else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the switchboard is told."""
+        return {"name": self.name, "port": self.port, "protocol": self.protocol}
+
+
+def parse(text: str) -> list[Rule]:
+    """The rules of a label's text. InvalidParameter for what is neither a name nor an address."""
+    body = text.strip().removeprefix("allow=")
+    if body in ("", "none"):
+        return []
+    return [_rule(item.strip()) for item in body.split(",") if item.strip()]
+
+
+def _rule(text: str) -> Rule:
+    found = _FORM.fullmatch(text)
+    port = int(found["port"] or 0) if found else 0
+    protocol = (found["protocol"] or "tcp") if found else ""
+    if not found or port > 65535 or protocol not in PROTOCOLS:
+        raise InvalidParameter(
+            f"invalid egress rule {text!r}", hint="Write example.org:443 or 10.0.0.0/8:53/udp."
+        )
+    host = found["host"].replace("[", "").replace("]", "")
+    try:
+        return Rule(network=str(ipaddress.ip_network(host, strict=False)), port=port, protocol=protocol)
+    except ValueError:
+        pass
+    name = host.rstrip(".").lower()
+    if not _NAME.fullmatch(name) or "/" in name or re.fullmatch(r"[0-9.]+", name):
+        raise InvalidParameter(f"invalid egress rule {text!r}: {host!r} is neither a name nor an address")
+    return Rule(name=name, port=port, protocol=protocol)
+
+
+def elements(rules: Iterable[Rule], sources: Iterable[str]) -> Elements:
+    """The elements that put a container with these addresses under control. Names open nothing."""
+    result: Elements = {}
+    allowed = list(rules)
+    for source in sources:
+        version = 6 if ":" in source else 4
+        result.setdefault(f"egress{version}", []).append(source)
+        for rule in allowed:
+            if not rule.network or (":" in rule.network) != (":" in source):
+                continue
+            if rule.port:
+                key = f"{source} . {rule.network} . {rule.protocol} . {rule.port}"
+                result.setdefault(f"allowport{version}", []).append(key)
+            else:
+                result.setdefault(f"allow{version}", []).append(f"{source} . {rule.network}")
+    return result
+
+
+def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries in nft's JSON of a ``refused`` set: source, destination, protocol, port, packets."""
+    result = []
+    for element in item.get("set", {}).get("elem", []):
+        body = element.get("elem", {})
+        source, destination, protocol, port = body["val"]["concat"]
+        packets = body.get("counter", {}).get("packets", 0)
+        result.append(
+            {
+                "source": source,
+                "destination": destination,
+                "protocol": protocol,
+                "port": port,
+                "packets": packets,
+            }
+        )
+    return result

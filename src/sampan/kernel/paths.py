@@ -20,6 +20,7 @@ _SYS_OPENAT2 = 437
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _EAGAIN_TRIES = 64
+_MOST_LINKS = 40  # as path_resolution(7)
 
 
 class _OpenHow(ctypes.Structure):
@@ -53,8 +54,13 @@ def open_in_root(rootfd: int, path: str | bytes, flags: int, mode: int = 0) -> i
 def make_directories(rootfd: int, path: str, mode: int = 0o755) -> int:
     """Make ``path`` with its parents inside ``rootfd`` where missing; O_PATH descriptor of it.
 
-    Raises NotADirectoryError when a part exists and is no directory.
+    Where a symbolic link leads to nothing, its target is made, inside the root too. Raises NotADirectoryError
+    when a part exists and is no directory.
     """
+    return _make_directories(rootfd, path, mode, _MOST_LINKS)
+
+
+def _make_directories(rootfd: int, path: str, mode: int, links: int) -> int:
     try:
         return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -62,14 +68,20 @@ def make_directories(rootfd: int, path: str, mode: int = 0o755) -> int:
     parent, name = _split(path)
     if not name:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    holder = make_directories(rootfd, parent, mode)
+    holder = _make_directories(rootfd, parent, mode, links)
     try:
         os.mkdir(name, mode, dir_fd=holder)
-    except FileExistsError:  # a link without target: looked up it is missing, made it is there
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+    except FileExistsError:
+        return _make_target(rootfd, path, os.readlink(name, dir_fd=holder), mode, links)
     finally:
         os.close(holder)
     return open_in_root(rootfd, path, os.O_PATH | os.O_DIRECTORY)
+
+
+def _make_target(rootfd: int, link: str, target: str, mode: int, links: int) -> int:
+    if not links:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link)
+    return _make_directories(rootfd, os.path.normpath(os.path.join(_split(link)[0], target)), mode, links - 1)
 
 
 def make_file(rootfd: int, path: str, mode: int = 0o644) -> int:

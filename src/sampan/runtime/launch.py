@@ -9,6 +9,7 @@ the connection means that execve succeeded.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 
@@ -60,20 +61,29 @@ class _Report:
             os._exit(_FAILED)
 
 
-def run(plan: Plan, channel: _socket.socket, stdio: list[int], target: int, shown: Title) -> NoReturn:
-    """Become the container's process; never returns. ``target`` is an exec's pidfd or -1.
+class Origin:
+    """What comes from the processes that forked this one: title, an exec's pidfd or -1, host's mounts."""
+
+    def __init__(self, shown: Title, target: int, host_mounts: int) -> None:
+        self.shown = shown
+        self.target = target
+        self.host_mounts = host_mounts
+
+
+def run(plan: Plan, channel: _socket.socket, stdio: list[int], origin: Origin) -> NoReturn:
+    """Become the container's process; never returns.
 
     ``stdio`` are the three descriptors to become 0, 1 and 2; with a tty they are replaced by it.
     """
     report = _Report(channel)
     try:
         report.at("prepare")
-        channel = report.channel = _own_descriptors(channel, stdio)
+        channel = report.channel = _own_descriptors(channel, stdio, origin)
         _reset_signals()
         process.leave_session()
         process.set_parent_death_signal(process.SIGKILL)
         tools = _HostFiles(plan, report)
-        _join(plan, target, report)
+        _join(plan, origin, report)
         wire.send(channel, ("namespaces",))
         master = _prepare_root(plan, report)
         if master >= 0:
@@ -83,21 +93,32 @@ def run(plan: Plan, channel: _socket.socket, stdio: list[int], target: int, show
         _wait_for_go(channel)
         _set_names(plan, tools, report)
         _set_limits(plan, tools, report)
-        _execute(plan, ids, tools, report, shown)
+        _execute(plan, ids, tools, report, origin.shown)
     except BaseException as error:
         report.fail(error)
 
 
-def _own_descriptors(channel: _socket.socket, stdio: list[int]) -> _socket.socket:
-    """Keep 0, 1, 2 and the channel, close all that belongs to the monitor."""
-    high = [os.dup(fd) if fd < _CHANNEL + 1 else fd for fd in stdio]
-    moved = os.dup(channel.fileno())
+def _own_descriptors(channel: _socket.socket, stdio: list[int], origin: Origin) -> _socket.socket:
+    """Keep 0, 1, 2, the channel and what ``origin`` has; close all that belongs to the monitor."""
+    high = [_above(fd) for fd in stdio]
+    moved = _above(channel.fileno())
+    origin.target = _above(origin.target)
+    origin.host_mounts = _above(origin.host_mounts)
     for number, fd in enumerate(high):
         os.dup2(fd, number, inheritable=True)
     os.dup2(moved, _CHANNEL, inheritable=False)
-    process.close_between(_CHANNEL + 1, 0xFFFFFFFF)
+    first = _CHANNEL + 1
+    for kept in sorted(fd for fd in (origin.target, origin.host_mounts) if fd >= first):
+        process.close_between(first, kept - 1)
+        first = kept + 1
+    process.close_between(first, 0xFFFFFFFF)
     channel.detach()
     return type(channel)(fileno=_CHANNEL)
+
+
+def _above(fd: int) -> int:
+    """``fd``, or a copy of it out of the way of the numbers that are about to be taken."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _CHANNEL + 1) if 0 <= fd <= _CHANNEL else fd
 
 
 def _reset_signals() -> None:
@@ -107,22 +128,26 @@ def _reset_signals() -> None:
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
 
 
-def _join(plan: Plan, target: int, report: _Report) -> None:
+def _join(plan: Plan, origin: Origin, report: _Report) -> None:
     """Cgroups first: a new cgroup namespace takes the present ones as its roots. cgroup_namespaces(7)."""
     for directory in plan.get("join", ()):
         report.at("cgroup", directory)
         write_file(f"{directory}/cgroup.procs", b"0")
-    if target >= 0:
+    if origin.target >= 0:
         report.at("setns", "container")
         process.set_dumpable(False)  # the container's processes see us from here on
-        namespaces.setns(target, plan["nsflags"] & ~namespaces.CLONE_NEWPID)
-        os.close(target)
+        namespaces.setns(origin.target, plan["nsflags"] & ~namespaces.CLONE_NEWPID)
+        os.close(origin.target)
     for path, flag in plan.get("setns", ()):
         if flag != namespaces.CLONE_NEWPID:  # that was the monitor's: it is for children
             report.at("setns", path)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             namespaces.setns(fd, flag)
             os.close(fd)
+    if rootfs.shares_mounts(plan):
+        report.at("setns", "mnt")
+        namespaces.setns(origin.host_mounts, namespaces.CLONE_NEWNS)
+    os.close(origin.host_mounts)
     flags = plan.get("unshare", 0) & ~namespaces.CLONE_NEWPID
     if flags:
         report.at("unshare", hex(flags))
@@ -308,9 +333,10 @@ def _drop_privileges(plan: Plan, ids: identity.Identity, report: _Report) -> Non
     os.setresgid(ids.gid, ids.gid, ids.gid)
     os.setresuid(ids.uid, ids.uid, ids.uid)
     report.at("capabilities")
-    process.set_capabilities(caps["effective"], caps["permitted"], caps["inheritable"])
+    _, held, _ = process.get_capabilities()  # a host may withhold some: as much as there is
+    process.set_capabilities(*(caps[name] & held for name in ("effective", "permitted", "inheritable")))
     process.keep_capabilities(False)
-    process.set_ambient(caps["ambient"])
+    process.set_ambient(caps["ambient"] & held)
     process.set_parent_death_signal(process.SIGKILL)  # the change of user cleared it
 
 

@@ -36,11 +36,12 @@ EXIT_RECORD = "exit.json"
 _DRAIN = 2.0  # seconds for which output is awaited that outlives the process, as dockerd does
 
 
-def run(request: wire.Message, fds: list[int], shown: Title) -> NoReturn:
+def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -> NoReturn:
     """Be the monitor for a launch request; the process ends here.
 
     ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target)``; ``fds`` the control socket, the
     plan, with ``has_target`` the pidfd of an exec's container, then the attach clients' sockets.
+    ``host_mounts`` is the host's mount namespace.
     """
     code = 1
     try:
@@ -50,7 +51,7 @@ def run(request: wire.Message, fds: list[int], shown: Title) -> NoReturn:
         _settle(plan, shown)
         has_target = request[2]
         target = fds[2] if has_target else -1
-        monitor = Monitor(plan, control, shown)
+        monitor = Monitor(plan, control, shown, host_mounts)
         try:
             monitor.start(target, list(zip(fds[3 if has_target else 2 :], request[1], strict=True)))
         except (OSError, ValueError) as error:
@@ -82,7 +83,7 @@ def _settle(plan: Plan, shown: Title) -> None:
 class Monitor:
     """The state of one container or exec."""
 
-    def __init__(self, plan: Plan, control: _socket.socket, shown: Title) -> None:
+    def __init__(self, plan: Plan, control: _socket.socket, shown: Title, host_mounts: int) -> None:
         self.loop = Loop()
         self.step = "monitor"
         spill = plan.get("state_dir") or plan.get("run_dir") or "/tmp"
@@ -93,6 +94,7 @@ class Monitor:
         self._hub.on_unattached = self._stop_if_done
         self._plan = plan
         self._shown = shown
+        self._host_mounts = host_mounts
         self._peers: dict[int, _socket.socket] = {}
         self._size: tuple[int, int] | None = None
         self._channel: _socket.socket | None = None
@@ -181,7 +183,7 @@ class Monitor:
         self._channel, theirs = wire.pair()
         self._pid = os.fork()
         if self._pid == 0:
-            launch.run(plan, theirs, stdio, target, self._shown)
+            launch.run(plan, theirs, stdio, launch.Origin(self._shown, target, self._host_mounts))
         theirs.close()
         self._pidfd = os.pidfd_open(self._pid)
         self.loop.watch(self._channel.fileno(), READABLE, lambda _events: self._on_channel())

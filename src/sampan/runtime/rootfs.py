@@ -31,10 +31,11 @@ def assemble(plan: Plan, at: At) -> int:
     ``at(step, detail)`` is told what is going on, for error reports. Raises OSError.
     """
     os.umask(0)
+    shared = _take_shared(plan, at)
     at("rootfs", plan["rootfs"][0])
     root = _mount_root(plan)
-    for entry in plan.get("mounts", ()):
-        _mount(root, entry, at)
+    for index, entry in enumerate(plan.get("mounts", ())):
+        _mount(root, entry, shared.get(index, -1), at)
     for device in plan.get("devices", ()):
         at("device", device[0])
         _make_device(root, device)
@@ -42,6 +43,11 @@ def assemble(plan: Plan, at: At) -> int:
         at("symlink", link)
         _make_symlink(root, target, link)
     return root
+
+
+def shares_mounts(plan: Plan) -> bool:
+    """Whether a bind mount is to share later mounts with the host: it comes from the host's namespace then."""
+    return any(_is_shared(entry) for entry in plan.get("mounts", ()))
 
 
 def restrict(root: int, plan: Plan, at: At) -> None:
@@ -80,6 +86,28 @@ def open_console(root: int) -> tuple[int, int]:
     return master, slave
 
 
+def _is_shared(entry: list[Any]) -> bool:
+    return entry[0] != "fs" and bool(entry[5] & mounts.MS_SHARED)
+
+
+def _take_shared(plan: Plan, at: At) -> dict[int, int]:
+    """Copies of the sources that stay shared with the host, by index; all other mounts become slaves then."""
+    if not shares_mounts(plan):
+        return {}
+    trees = {}
+    for index, entry in enumerate(plan["mounts"]):
+        if _is_shared(entry):
+            at("mount", (entry[1], entry[2]))
+            trees[index] = _copy_tree(entry[1], recursive=entry[4])
+    at("mount", ("none", "/"))
+    mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
+    return trees
+
+
+def _copy_tree(source: str, *, recursive: bool) -> int:
+    return mounts.open_tree(-1, source, mounts.OPEN_TREE_CLONE | (mounts.AT_RECURSIVE if recursive else 0))
+
+
 def _mount_root(plan: Plan) -> int:
     """Put the root file system on run_dir, any directory of this mount namespace would do."""
     kind = plan["rootfs"][0]
@@ -95,15 +123,24 @@ def _mount_root(plan: Plan) -> int:
     return root
 
 
-def _mount(root: int, entry: list[Any], at: At) -> None:
+def _mount(root: int, entry: list[Any], tree: int, at: At) -> None:
     if entry[0] == "fs":
         _, fstype, source, target, flags, data = entry
         at("mount", (source, target))
         _mount_fs(root, fstype, source, target, flags, data)
         return
-    source, target = entry[1:3]
-    at("mount", (source, target))
-    _bind(root, *entry[1:7])
+    at("mount", (entry[1], entry[2]))
+    _, source, target, flags, recursive, propagation, make = entry[:7]
+    if tree < 0:
+        tree = _copy_tree(source, recursive=recursive)
+    _set_up_tree(tree, flags, propagation, recursive=recursive)
+    if make == "dir":
+        place = paths.make_directories(root, target)
+    elif make == "file":
+        place = paths.make_file(root, target)
+    else:
+        place = paths.open_in_root(root, target, os.O_PATH)
+    _attach(tree, place)
 
 
 def _mount_fs(root: int, fstype: str, source: str, target: str, flags: int, data: str) -> None:
@@ -118,22 +155,13 @@ def _mount_fs(root: int, fstype: str, source: str, target: str, flags: int, data
         os.close(fd)
 
 
-def _bind(
-    root: int, source: str, target: str, flags: int, recursive: bool, propagation: int, make: str
-) -> None:
-    tree = mounts.open_tree(-1, source, mounts.OPEN_TREE_CLONE | (mounts.AT_RECURSIVE if recursive else 0))
+def _set_up_tree(tree: int, flags: int, propagation: int, *, recursive: bool) -> None:
+    """Mount flags (of the whole tree with MS_REC among them) and propagation, private unless asked for."""
     add, remove = mounts.attributes(flags)
     if add or remove:
         mounts.set_attributes(tree, add=add, remove=remove, recursive=bool(flags & mounts.MS_REC))
     kind = propagation & mounts.PROPAGATION or mounts.MS_PRIVATE
     mounts.set_attributes(tree, propagation=kind, recursive=bool(propagation & mounts.MS_REC) or recursive)
-    if make == "dir":
-        place = paths.make_directories(root, target)
-    elif make == "file":
-        place = paths.make_file(root, target)
-    else:
-        place = paths.open_in_root(root, target, os.O_PATH)
-    _attach(tree, place)
 
 
 def _attach(tree: int, place: int) -> None:

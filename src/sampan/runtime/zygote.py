@@ -39,19 +39,23 @@ def main(arguments: list[str]) -> None:
     """Serve the packet socket whose number is ``arguments[1]`` until the engine closes it."""
     channel = int(arguments[1])
     if _SHIELDED not in arguments:
+        host_mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY)
         _shield()
-        os.set_inheritable(channel, True)
-        again = [*sys.orig_argv[: -len(arguments) + 1], str(channel), _SHIELDED, title.ROOM]
-        os.execv(again[0], again)
+        for fd in (channel, host_mounts):
+            os.set_inheritable(fd, True)
+        base = sys.orig_argv[: -len(arguments) + 1]
+        os.execv(base[0], [*base, str(channel), _SHIELDED, str(host_mounts), title.ROOM])
+    host_mounts = int(arguments[3])
+    for fd in (channel, host_mounts):
+        os.set_inheritable(fd, False)
     _unveil()
     _lock_imports()
     gc.disable()
     gc.freeze()
     shown = title.Title()
     shown.show("sampan-zygote", "sampan-zygote")
-    signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # monitors are reaped by the kernel
-    signals.signal(signals.SIGINT, signals.SIG_IGN)
-    _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown)
+    _reset_signals()
+    _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown, host_mounts)
 
 
 def _mapped_files() -> list[str]:
@@ -83,6 +87,15 @@ def _unveil() -> None:
             continue  # loaded after the binds were made: not one of them
 
 
+def _reset_signals() -> None:
+    """Nothing that the engine's parent ignored may reach containers; an ignored signal outlives execve."""
+    for number in signals.valid_signals() - {signals.SIGKILL, signals.SIGSTOP, signals.SIGPIPE}:
+        signals.signal(number, signals.SIG_DFL)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
+    signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # monitors are reaped by the kernel
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
+
+
 def _lock_imports() -> None:
     """No import may reach a file any more: after a change of root that would be the image's file."""
     sys.path.clear()
@@ -91,7 +104,7 @@ def _lock_imports() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__name__ != "PathFinder"]  # type: ignore[attr-defined]
 
 
-def _serve(channel: _socket.socket, shown: title.Title) -> None:
+def _serve(channel: _socket.socket, shown: title.Title, host_mounts: int) -> None:
     while True:
         request, fds = wire.receive(channel)
         if not request:
@@ -103,7 +116,7 @@ def _serve(channel: _socket.socket, shown: title.Title) -> None:
             continue
         if child == 0:
             channel.close()
-            monitor.run(request, fds, shown)
+            monitor.run(request, fds, shown, host_mounts)
         for fd in fds:
             os.close(fd)
 

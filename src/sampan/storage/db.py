@@ -11,11 +11,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sampan import errors
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS migrations (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
+
+
+Transaction: TypeAlias = sqlite3.Connection
+"""What ``transaction()`` gives: execute() on it joins the transaction."""
 
 
 class Database:
@@ -52,7 +56,7 @@ class Database:
             tx.execute("INSERT OR REPLACE INTO migrations VALUES (?, ?)", (component, len(statements)))
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[Transaction]:
         """A write transaction, rolled back on any exception; an inner one joins the outer one."""
         with self._lock:
             if self._depth == 0:

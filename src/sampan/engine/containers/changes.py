@@ -23,7 +23,7 @@ async def export(containers: Containers, reference: str) -> AsyncIterator[bytes]
     root = await asyncio.to_thread(roots.open_layers, containers, container)
 
     async def pieces() -> AsyncIterator[bytes]:
-        packed = tree.pack(root.fileno(), "/")
+        packed = tree.pack_all(root.fileno())
         try:
             while (piece := await asyncio.to_thread(next, packed, None)) is not None:
                 yield piece

@@ -335,6 +335,11 @@ class Supervisor:
             return None
         return process
 
+    @property
+    def zygote_pid(self) -> int:
+        """Process id of the present zygote, 0 when there is none."""
+        return self._zygote.pid if self._zygote is not None else 0
+
     # --- the zygote --------------------------------------------------------------------------------
 
     def _spawn(self) -> None:

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.runtime.supervisor import Exit, MonitorLost, Supervisor
+from tests.runtime.plans import Box
+from tests.runtime.running import finish, logged, read_all, start, supervised, unframe
+from tests.runtime.test_monitor import until
+
+pytestmark = pytest.mark.root
+
+_ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def box_of_ours() -> Iterator[Box]:
+    box = Box()
+    try:
+        yield box
+    finally:
+        box.remove()
+
+
+@contextmanager
+def engine(box: Box, plans: list[dict[str, Any]]) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A separate engine that has started ``plans``; killed at the end."""
+    path = box.root / "plans.json"
+    path.write_text(json.dumps(plans))
+    command = [sys.executable, "-m", "tests.runtime.engine_process", str(path)]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+_COUNTING = "i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); usleep 2000; done; {end}"
+
+
+def test_everything_survives_kill_9_of_engine_and_zygote() -> None:
+    with box_of_ours() as box:
+        plans = [
+            box.plan(["sh", "-c", _COUNTING.format(count=400, end="exit 5")]),
+            box.plan(
+                ["sh", "-c", "setsid sh -c 'sleep .1; exit 1' & read line; echo got $line; exit 6"],
+                stdin=True,
+            ),
+            box.plan(["sh", "-c", "echo short; exit 7"]),
+        ]
+        with engine(box, plans) as (process, state):
+            process.kill()
+            os.kill(state["zygote"], signal.SIGKILL)
+            process.wait()
+
+        async def back() -> None:
+            supervisor = Supervisor()
+            await supervisor.start()
+            counting = await supervisor.adopt(Path(plans[0]["run_dir"]))
+            waiting = await supervisor.adopt(Path(plans[1]["run_dir"]))
+            assert counting is not None
+            assert waiting is not None
+            assert [counting.pid, counting.monitor_pid, counting.started_ns] == state["started"][0]
+            await until(lambda: Exit.load(Path(plans[2]["state_dir"])) is not None)
+            assert await supervisor.adopt(Path(plans[2]["run_dir"])) is None
+            ours = await waiting.attach(stdin=True, stdout=True, stderr=True)
+            await asyncio.get_running_loop().sock_sendall(ours, b"hello\n")
+            assert unframe(await read_all(ours))[1] == b"got hello\n"
+            assert (await waiting.wait()).code == 6
+            end = await counting.wait()
+            assert end.code == 5
+            assert Exit.load(Path(plans[0]["state_dir"])) == end
+            await supervisor.close()
+
+        asyncio.run(back())
+        third = Exit.load(Path(plans[2]["state_dir"]))
+        assert third is not None
+        assert third.code == 7
+        assert logged(plans[0]["log"]["path"]) == "".join(f"line {i}\n" for i in range(400))
+        assert logged(plans[2]["log"]["path"]) == "short\n"
+
+
+def test_an_exit_without_engine_is_recorded() -> None:
+    with box_of_ours() as box:
+        plan = box.plan(["sh", "-c", "sleep .3; echo done; exit 9"])
+        with engine(box, [plan]) as (process, state):
+            process.kill()
+            process.wait()
+        pid = state["started"][0][1]
+        end = time.monotonic() + 10
+        while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+            time.sleep(0.01)
+        found = Exit.load(Path(plan["state_dir"]))
+        assert found is not None
+        assert found.code == 9
+        assert logged(plan["log"]["path"]) == "done\n"
+
+
+def test_stdin_stays_open_when_the_engine_dies_with_its_clients() -> None:
+    with box_of_ours() as box:
+        plan = box.plan(["sh", "-c", "read line; echo got $line"], stdin=True, stdin_once=True)
+        with engine(box, [plan]) as (process, _):
+            process.kill()
+            process.wait()
+
+        async def back() -> None:
+            supervisor = Supervisor()
+            found = await supervisor.adopt(Path(plan["run_dir"]))
+            assert found is not None
+            await asyncio.sleep(0.3)
+            ours = await found.attach(stdin=True, stdout=True, stderr=True)
+            await asyncio.get_running_loop().sock_sendall(ours, b"x\n")
+            assert unframe(await read_all(ours))[1] == b"got x\n"
+            await found.wait()
+            await supervisor.close()
+
+        asyncio.run(back())
+
+
+def test_a_dead_zygote_is_replaced() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            first = await start(supervisor, box.plan(["sleep", "60"]))
+            for _ in range(3):
+                os.kill(supervisor.zygote_pid, signal.SIGKILL)
+                assert (await finish(supervisor, box.plan(["echo", "again"])))[1] == b"again\n"
+            first.signal(signal.SIGTERM)
+            first.signal(signal.SIGKILL)
+            assert (await first.wait()).code == 137
+
+    asyncio.run(go())
+
+
+def test_a_dead_monitor_takes_its_container_along() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            for user in ({"name": "", "groups": []}, {"name": "alice", "groups": []}):
+                process = await start(supervisor, box.plan(["sleep", "60"], user=user))
+                os.kill(process.monitor_pid, signal.SIGKILL)
+                with pytest.raises(MonitorLost):
+                    await process.wait()
+                pid = process.pid
+                await until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+
+    asyncio.run(go())
+
+
+def test_many_at_once_leave_nothing() -> None:
+    def counts() -> tuple[int, int, str]:
+        processes = [p for p in os.listdir("/proc") if p.isdigit() and _is_ours(p)]
+        return len(os.listdir("/proc/self/fd")), len(processes), open("/proc/self/mountinfo").read()
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+
+            async def one(number: int) -> None:
+                plan = box.plan(["sh", "-c", f"echo {number}; exit {number}"])
+                assert (await finish(supervisor, plan))[:2] == (number, f"{number}\n".encode())
+
+            await asyncio.gather(*(one(number) for number in range(5)))
+            await asyncio.sleep(0.2)
+            before = counts()
+            await asyncio.gather(*(one(number) for number in range(40)))
+            await until(lambda: counts() == before)
+
+    asyncio.run(go())
+
+
+def _is_ours(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("sampan-monitor") and (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] in _children()
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _children() -> set[str]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return set(listed.split())
+
+
+def test_cancelled_launch_leaves_no_process() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            plan = box.plan(["sleep", "60"])
+            task = asyncio.create_task(supervisor.launch(plan))
+            await asyncio.sleep(0.002)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: not [p for p in _monitors() if plan["id"] in p])
+
+    asyncio.run(go())
+
+
+def _monitors() -> list[str]:
+    found = []
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                found.append(Path(f"/proc/{pid}/cmdline").read_text())
+            except (FileNotFoundError, ProcessLookupError, PermissionError, UnicodeDecodeError):
+                continue
+    return found
+
+
+def test_a_monitor_is_small() -> None:
+    """At most 1 MB (PSS) of ours for an idle container, counted over twenty of them."""
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            processes = [await start(supervisor, box.plan(["sleep", "60"])) for _ in range(20)]
+            await asyncio.sleep(0.3)
+            sizes = [_pss(process.monitor_pid) for process in processes]
+            for process in processes:
+                await process.abort()
+            assert sum(sizes) / len(sizes) < 1000
+
+    asyncio.run(go())
+
+
+def _pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError("no Pss line")

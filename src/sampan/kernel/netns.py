@@ -27,10 +27,11 @@ def enter(netns: int) -> None:
     setns(netns, CLONE_NEWNET)
 
 
-async def in_thread(work: Callable[[], T]) -> T:
+async def in_thread(work: Callable[[], T], afterwards: Callable[[], object] | None = None) -> T:
     """Run ``work`` in a thread of its own, which ends with it; the loop goes on meanwhile.
 
-    A pooled thread would keep the namespace that ``work`` may have entered.
+    A pooled thread would keep the namespace that ``work`` may have entered. ``afterwards`` runs in the same
+    thread once the result is on its way: clean-up that nobody waits for.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -49,6 +50,8 @@ async def in_thread(work: Callable[[], T]) -> T:
         except BaseException as failure:
             outcome = (None, failure)
         loop.call_soon_threadsafe(settle, *outcome)
+        if afterwards is not None:
+            afterwards()
 
     thread = threading.Thread(target=run, name="netns", daemon=True)
     thread.start()

@@ -70,19 +70,27 @@ class Built:
 
     resolver: tuple[socket.socket, socket.socket] | None = None
     warnings: list[str] = field(default_factory=list)
+    contexts: list[Nft] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Close what isn't needed any more. Slow (over 10 ms): the kernel waits for its readers."""
+        while self.contexts:
+            self.contexts.pop().close()
 
 
 def build(
+    built: Built,
     netns: int,
     host: Netlink,
     interfaces: Iterable[Interface],
     *,
     loopback_ports: tuple[tuple[str, int], ...] = (),
     resolver: bool = False,
-) -> Built:
+) -> None:
     """Make all interfaces and rules of a new sandbox. Enters the namespace: for a thread that ends after.
 
-    ``host`` is a route socket of the host's namespace. Raises OSError; what was made ends with the namespace.
+    ``host`` is a route socket of the host's namespace; call ``built.finish`` when nobody waits.
+    Raises OSError; what was made ends with the namespace.
     """
     planned = list(interfaces)
     for item in planned:
@@ -92,12 +100,10 @@ def build(
         inside.send(rt.change_link(1, up=True))
         for item in planned:
             configure(inside, item, localnet=bool(loopback_ports))
-    built = Built()
     if resolver:
         built.resolver = resolver_sockets()
     ports = tuple(item.getsockname()[1] for item in built.resolver) if built.resolver else (0, 0)
     write_rules(Rules(loopback_ports, (ports[0], ports[1])), built)
-    return built
 
 
 def make_link(host: Netlink, netns: int, item: Interface) -> None:
@@ -224,15 +230,16 @@ def write_rules(rules: Rules, built: Built) -> None:
     text = rules_text(rules)
     if not text:
         return
-    with Nft() as nft:
-        try:
-            nft.run(text)
-        except NftError as failure:
-            plain = rules_text(Rules((), rules.resolver))
-            if plain:
-                nft.run(plain)
-            if rules.loopback_ports:
-                built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
+    nft = Nft()
+    built.contexts.append(nft)
+    try:
+        nft.run(text)
+    except NftError as failure:
+        plain = rules_text(Rules((), rules.resolver))
+        if plain:
+            nft.run(plain)
+        if rules.loopback_ports:
+            built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
 
 
 def reopen_resolver(
@@ -242,7 +249,9 @@ def reopen_resolver(
     enter(netns)
     sockets = resolver_sockets()
     ports = [item.getsockname()[1] for item in sockets]
-    write_rules(Rules(loopback_ports, (ports[0], ports[1])), Built())
+    built = Built()
+    write_rules(Rules(loopback_ports, (ports[0], ports[1])), built)
+    built.finish()
     return sockets
 
 

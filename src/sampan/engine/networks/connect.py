@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
 
 
+_NO_LINKS = "can't be used with links. This would result in undefined behavior"
+
+
 def check_conflicts(config: ContainerConfig, host: HostConfig, mode: str) -> None:
     """Options that go with no namespace of somebody else's (InvalidParameter, dockerd's words)."""
     if not mode.startswith("container:"):
         if mode == "host" and host.links:
-            raise errors.InvalidParameter("conflicting options: host type networking can't be used with links. "
-                                          "This would result in undefined behavior")  # fmt: skip
+            raise errors.InvalidParameter(f"conflicting options: host type networking {_NO_LINKS}")
         return
     conflicts = (
-        (host.links, "conflicting options: container type network can't be used with links. "
-         "This would result in undefined behavior"),
+        (host.links, f"conflicting options: container type network {_NO_LINKS}"),
         (host.dns, "conflicting options: dns and the network mode"),
         (host.extra_hosts, "conflicting options: custom host-to-IP mapping and the network mode"),
         (host.port_bindings or host.publish_all_ports,

@@ -209,10 +209,12 @@ class Sandboxes:
         host = Netlink()
         try:
             self._forward(item)
-            built = await in_thread(
+            built = sandbox.Built()
+            await in_thread(
                 lambda: sandbox.build(
-                    netns, host, interfaces, loopback_ports=loopback, resolver=item.resolver
-                )
+                    built, netns, host, interfaces, loopback_ports=loopback, resolver=item.resolver
+                ),
+                built.finish,
             )
         except OSError as failure:
             raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure

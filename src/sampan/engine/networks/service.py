@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from sampan.storage.db import Database
 
 log = logging.getLogger(__name__)
+# What NetworkSettings repeats of the default bridge's endpoint (API below 1.52).
+_TOP = (
+    "EndpointID",
+    "Gateway",
+    "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen",
+    "IPAddress",
+    "IPPrefixLen",
+    "IPv6Gateway",
+    "MacAddress",
+)
 
 
 class Networks:
@@ -173,13 +184,11 @@ class Networks:
             shown[title] = places.shown(settings, network_id, live if item and item.pid else None)
         running = item if item and item.pid else None
         main = shown.get(places.DEFAULT) or places.shown(EndpointSettings(), "", None)
-        top = ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen",
-               "IPv6Gateway", "MacAddress")  # fmt: skip
         return {
             "SandboxID": running.id if running else "",
             "SandboxKey": self.sandboxes.key(running) if running else "",
             "Ports": self._ports(running) if running else {},
-            **{name: main[name] for name in top},
+            **{name: main[name] for name in _TOP},
             "Networks": dict(sorted(shown.items())),
         }
 
@@ -228,8 +237,8 @@ class Networks:
         for other in self.catalog:
             if other.device == network.device:
                 raise errors.Forbidden(
-                    f"cannot create network {network.id} ({network.device}): conflicts with network {other.id} "
-                    f"({other.device}): networks have same bridge name"
+                    f"cannot create network {network.id} ({network.device}): conflicts with network "
+                    f"{other.id} ({other.device}): networks have same bridge name"
                 )
 
     async def remove(self, reference: str) -> None:

@@ -123,7 +123,7 @@ class Switchboard:
             os.chmod(self._path, 0o600)
             listening.listen(4)
             root = str(Path(sampan.__file__).parent.parent)
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # ready when it first answers: nobody waits here
                 [sys.executable, "-I", "-S", "-c", _BOOT, str(listening.fileno()), root],
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.DEVNULL,

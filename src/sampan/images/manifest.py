@@ -1,0 +1,223 @@
+"""Documents of the OCI image-spec and of Docker's schema 2: descriptors, manifests, indexes, configurations.
+
+Documents whose digest matters are never encoded again: the bytes that came are kept, these are views.
+"""
+
+from __future__ import annotations
+
+import platform as host
+from typing import Any, TypeVar
+
+import msgspec
+
+from sampan.errors import InvalidParameter, NotFound
+from sampan.storage import digest as digests
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+SCHEMA1 = (
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    "application/vnd.docker.distribution.manifest.v1+json",
+)
+INDEXES = (OCI_INDEX, DOCKER_LIST)
+MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
+CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
+_T = TypeVar("_T")
+LIMIT = 4 << 20  # bytes of one document, as the distribution-spec wants registries to accept
+
+
+class Platform(msgspec.Struct, omit_defaults=True):
+    """What an image runs on (image-index.md)."""
+
+    architecture: str = ""
+    os: str = ""
+    variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class Descriptor(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What a document points to (descriptor.md); ``size`` in bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+    platform: Platform | None = None
+    urls: list[str] | None = None
+    artifact_type: str = ""
+
+
+class Manifest(msgspec.Struct, rename="camel"):
+    """One image (manifest.md)."""
+
+    config: Descriptor
+    layers: list[Descriptor]
+    schema_version: int = 2
+    media_type: str = ""
+
+
+class Index(msgspec.Struct, rename="camel"):
+    """Several manifests, one a platform (image-index.md)."""
+
+    manifests: list[Descriptor]
+    schema_version: int = 2
+    media_type: str = ""
+
+
+def media_type_of(raw: bytes, declared: str = "") -> str:
+    """The kind of a document: what it says itself, else what its fields tell, else ``declared``."""
+    try:
+        document = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"invalid manifest: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidParameter("invalid manifest: not an object")
+    said = document.get("mediaType")
+    found = said if isinstance(said, str) and said else declared.partition(";")[0].strip()
+    if "manifests" in document and "layers" not in document:
+        return found if found in INDEXES else OCI_INDEX
+    if "layers" in document and "config" in document and "manifests" not in document:
+        return found if found in MANIFESTS else OCI_MANIFEST
+    if document.get("schemaVersion") == 1:
+        return SCHEMA1[0]
+    raise InvalidParameter("invalid manifest: neither an image nor an index")
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """A manifest (InvalidParameter); every digest in it is checked for its form."""
+    manifest = _decode(raw, Manifest)
+    for descriptor in (manifest.config, *manifest.layers):
+        _check(descriptor)
+    return manifest
+
+
+def parse_index(raw: bytes) -> Index:
+    """An index or manifest list (InvalidParameter)."""
+    index = _decode(raw, Index)
+    for descriptor in index.manifests:
+        _check(descriptor)
+    return index
+
+
+def _decode(raw: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InvalidParameter(f"invalid manifest: {error}") from error
+
+
+def _check(descriptor: Descriptor) -> None:
+    digests.parse(descriptor.digest)
+    if descriptor.size < 0:
+        raise InvalidParameter(f"invalid manifest: size {descriptor.size}")
+
+
+def encode_manifest(config: Descriptor, layers: list[Descriptor], *, docker: bool = False) -> bytes:
+    """A new manifest in the key order that others write."""
+    kind = DOCKER_MANIFEST if docker else OCI_MANIFEST
+    document = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": msgspec.to_builtins(config),
+        "layers": msgspec.to_builtins(layers),
+    }
+    return msgspec.json.encode(document)
+
+
+_MACHINES = {
+    "x86_64": ("amd64", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv6l": ("arm", "v6"),
+    "i686": ("386", ""),
+}
+
+
+def host_platform() -> Platform:
+    """What this machine runs, in Go's names."""
+    machine = host.machine()
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    return Platform(architecture, "linux", "" if architecture == "arm64" else variant)
+
+
+def parse_platform(text: str) -> Platform:
+    """``os[/architecture[/variant]]`` as ``--platform`` has it (InvalidParameter)."""
+    parts = text.lower().split("/")
+    if not text or len(parts) > 3 or not all(parts):
+        raise InvalidParameter(f'"{text}": unknown operating system or architecture: invalid argument')
+    if len(parts) == 1:
+        mine = host_platform()
+        known = {name for name, _ in _MACHINES.values()}
+        if parts[0] in known:
+            return Platform(parts[0], "linux")
+        return Platform(mine.architecture, parts[0])
+    names = {"x86_64": "amd64", "aarch64": "arm64", "armhf": "arm", "i386": "386"}
+    return Platform(names.get(parts[1], parts[1]), parts[0], parts[2] if len(parts) == 3 else "")
+
+
+def choose(index: Index, wanted: Platform) -> Descriptor:
+    """The manifest of an index for a platform (NotFound in Docker's words)."""
+    fitting = [entry for entry in index.manifests if fits(entry.platform, wanted)]
+    if not fitting:
+        shown = str(wanted)
+        raise NotFound(f"no matching manifest for {shown} in the manifest list entries")
+    # An entry with the very variant is better than one without.
+    exact = [entry for entry in fitting if entry.platform and entry.platform.variant == wanted.variant]
+    return (exact or fitting)[0]
+
+
+def fits(offered: Platform | None, wanted: Platform) -> bool:
+    """Whether an image for ``offered`` runs where ``wanted`` is asked; no platform fits everything."""
+    if offered is None:
+        return True
+    if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
+        return False
+    if not wanted.variant or not offered.variant or offered.variant == wanted.variant:
+        return True
+    # 32-bit ARM runs the older variants too.
+    return offered.architecture == "arm" and offered.variant <= wanted.variant
+
+
+def compression(media_type: str) -> str:
+    """How a layer of this media type is packed: "gzip", "zstd" or "" (its bytes decide in the end)."""
+    for suffix, name in (("+gzip", "gzip"), (".gzip", "gzip"), ("+zstd", "zstd"), (".zstd", "zstd")):
+        if media_type.endswith(suffix):
+            return name
+    return ""
+
+
+def layer_media_type(kind: str) -> str:
+    """The OCI media type of a layer packed as ``kind``."""
+    return f"{OCI_LAYER}+{kind}" if kind else OCI_LAYER
+
+
+def parse_config(raw: bytes) -> dict[str, Any]:
+    """An image's configuration as a plain object; its ``rootfs.diff_ids`` are checked (InvalidParameter)."""
+    try:
+        document = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"invalid image configuration: {error}") from error
+    rootfs = document.get("rootfs") if isinstance(document, dict) else None
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(document, dict) or (rootfs is not None and not isinstance(rootfs, dict)):
+        raise InvalidParameter("invalid image JSON, no RootFS key")
+    for diff_id in diff_ids or []:
+        if not isinstance(diff_id, str):
+            raise InvalidParameter("invalid image configuration: diff_ids")
+        digests.parse(diff_id)
+    return document
+
+
+def diff_ids(document: dict[str, Any]) -> list[str]:
+    """The uncompressed layers' digests of a configuration, bottom first."""
+    return list((document.get("rootfs") or {}).get("diff_ids") or [])

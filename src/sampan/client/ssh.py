@@ -1,0 +1,84 @@
+"""An engine on another machine through ssh: the far side runs ``system dial-stdio``."""
+
+from __future__ import annotations
+
+from sampan.client.errors import ConnectFailed
+from sampan.client.transport import SocketStream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+
+    from sampan.client.endpoint import Endpoint
+    from sampan.client.http import Stream
+
+# Whichever engine's command line the far side has; sampan's own looks for both engines' sockets.
+DIAL = "if command -v sampan >/dev/null 2>&1; then exec sampan{0} system dial-stdio; else exec docker{0} system dial-stdio; fi"
+
+
+class SSHStream(SocketStream):
+    """The ssh process's stdin and stdout, one socket pair."""
+
+    def __init__(self, sock: object, process: subprocess.Popen[bytes], url: str) -> None:
+        super().__init__(sock)  # type: ignore[arg-type]
+        self._process = process
+        self._url = url
+        self._receive = self.recv
+        self._heard = False
+        self.recv = self._recv
+        self._close = self.close
+        self.close = self._end
+
+    def _recv(self, size: int, /) -> bytes:
+        data = self._receive(size)
+        if not data and not self._heard:
+            code = self._process.wait(10)
+            raise ConnectFailed(
+                f"error during connect: ssh to {self._url} ended with code {code}",
+                hint=f"Its own words stand above. Try: ssh {self._process.args[-2]} docker version",  # type: ignore[index]
+            )
+        self._heard = True
+        return data
+
+    def _end(self) -> None:
+        self._close()
+        try:
+            self._process.wait(0.2)
+        except Exception:  # noqa: BLE001 - still busy: it ends by itself on the closed pipe
+            self._process.terminate()
+
+
+def command(endpoint: Endpoint) -> list[str]:
+    """The ssh command line for an ssh:// address (a path in it names the socket on the far side)."""
+    line = ["ssh", "-o", "ConnectTimeout=30", "-T"]
+    if endpoint.user:
+        line += ["-l", endpoint.user]
+    if endpoint.port:
+        line += ["-p", str(endpoint.port)]
+    where = f" -H unix://{endpoint.path}" if endpoint.path else ""
+    return [*line, "--", endpoint.address, DIAL.format(where)]
+
+
+def dial(endpoint: Endpoint) -> Stream:
+    """Start ssh. Raises ConnectFailed when there is no ssh program."""
+    import os
+    import socket
+    import subprocess
+
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            command(endpoint),
+            stdin=theirs,
+            stdout=theirs,
+            # A terminal's Ctrl-C is for the container, not for the tunnel.
+            preexec_fn=os.setpgrp,  # noqa: PLW1509 - no threads in this process
+        )
+    except FileNotFoundError:
+        ours.close()
+        raise ConnectFailed(
+            f"cannot connect to {endpoint.url}: no ssh program", hint="Install openssh-client."
+        ) from None
+    finally:
+        theirs.close()
+    return SSHStream(ours, process, endpoint.url)

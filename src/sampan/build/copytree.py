@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sampan.build.modes import Change
@@ -26,7 +27,7 @@ _SENDFILE_LIMIT = 1 << 30
 
 @dataclass(slots=True)
 class _Level:
-    """A directory on the way down: its path in the source, both descriptors, its place in the upper directory."""
+    """A directory on the way down: its path in the source, both descriptors, its place in the upper one."""
 
     path: str
     source: int
@@ -62,7 +63,7 @@ class Copier:
         """
         before = set(self.used)
         if source.is_dir:
-            self._directory(source, destination)
+            self._directory(source, destination, before)
         else:
             self._single(source, destination, before)
 
@@ -111,7 +112,7 @@ class Copier:
         except NotADirectoryError:
             raise InvalidParameter(f"cannot copy to non-directory: {path}") from None
 
-    def _directory(self, source: Source, destination: str) -> None:
+    def _directory(self, source: Source, destination: str, before: set[tuple[int, int]]) -> None:
         top = posixpath.join(destination, source.parents)
         target = self._open_directory(top)
         inner = paths.open_in_root(source.root.fd, source.path or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -125,7 +126,7 @@ class Copier:
                     stack.append(self._enter(stack[-1], item, name))
                 else:
                     path = posixpath.join(source.path, item.path)
-                    self._leaf(source, stack[-1], item, name, name, path, frozenset())
+                    self._leaf(source, stack[-1], item, name, name, path, before)
         finally:
             while stack:
                 stack.pop().close()
@@ -163,7 +164,7 @@ class Copier:
         name: str,
         target: str,
         path: str,
-        before: set[tuple[int, int]] | frozenset[tuple[int, int]],
+        before: set[tuple[int, int]],
     ) -> None:
         """Anything but a directory: ``name`` in the level's source directory becomes ``target``."""
         real = f"{level.real}/{target}" if level.real else target
@@ -197,9 +198,7 @@ class Copier:
             raise InvalidParameter(f"cannot replace to directory /{real} with file")
         os.unlink(name, dir_fd=directory)
 
-    def _may_link(
-        self, source: Source, item: Item, before: set[tuple[int, int]] | frozenset[tuple[int, int]]
-    ) -> bool:
+    def _may_link(self, source: Source, item: Item, before: set[tuple[int, int]]) -> bool:
         status = item.status
         return (
             bool(source.root.directory)
@@ -248,8 +247,18 @@ def _link(source: str, name: str, directory: int) -> None:
         os.link(source, name, dst_dir_fd=directory, follow_symlinks=False)
 
 
-def write_file(rootfs: RootFs, path: str, data: bytes, owner: tuple[int, int], mode: int) -> None:
-    """Write a here-document's text or a download to the absolute ``path`` (its directory is made)."""
+def write_file(
+    rootfs: RootFs,
+    path: str,
+    data: Iterable[bytes],
+    owner: tuple[int, int],
+    mode: int,
+    modified: float | None = None,
+) -> None:
+    """Write a here-document's text or a download to the absolute ``path`` (its directory is made).
+
+    ``modified``: seconds since 1970. Raises InvalidParameter when a directory has that name.
+    """
     directory, _, name = path.rpartition("/")
     target = rootfs.make_directories(directory or "/", owner)
     try:
@@ -263,8 +272,11 @@ def write_file(rootfs: RootFs, path: str, data: bytes, owner: tuple[int, int], m
             os.unlink(name, dir_fd=target)
         fd = os.open(name, _CREATE, 0o600, dir_fd=target)
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            file.writelines(data)
+            file.flush()
             os.fchown(fd, *owner)
             os.fchmod(fd, mode)
+            if modified is not None:
+                os.utime(fd, (modified, modified))
     finally:
         os.close(target)

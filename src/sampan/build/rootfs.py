@@ -1,4 +1,4 @@
-"""The root file system that one build step changes: looked at merged, written to an overlay's upper directory."""
+"""The root file system that one build step changes: looked at merged, written to an overlay's upper."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def changed(upper: Path, lowers: list[Path]) -> bool:
 
 
 def clamp_times(upper: Path, epoch: int) -> None:
-    """Set back every modification time below ``upper`` that lies after ``epoch`` (SOURCE_DATE_EPOCH, seconds)."""
+    """Set back every modification time below ``upper`` that lies after ``epoch`` (seconds since 1970)."""
     for directory, _, files, fd in os.fwalk(upper, topdown=False, follow_symlinks=False):
         for name in files:
             _clamp(name, fd, epoch)

@@ -50,6 +50,10 @@ class Lexer:
         """As `word`, then split at blanks that aren't quoted (those of unquoted variables' values count)."""
         return self._run(text, env)[1]
 
+    def text(self, text: str, env: Mapping[str, str]) -> str:
+        """A here-document's ``text`` with variables replaced; quotes are text, an escape counts before ``$`` only."""
+        return _Scanner(text, self, env).document()
+
     def _run(self, text: str, env: Mapping[str, str]) -> tuple[str, list[str]]:
         scanner = _Scanner(text, self, env)
         try:
@@ -128,6 +132,19 @@ class _Scanner:
             raise InvalidParameter(f"unexpected end of statement while looking for matching {stop}")
         words.finish()
         return "".join(result), words.done
+
+    def document(self) -> str:
+        """The whole text as the inside of a here-document."""
+        out: list[str] = []
+        while ch := self.peek():
+            if ch == "$":
+                out.append(self.dollar())
+                continue
+            self.at += 1
+            if ch == self.lexer.escape and self.peek() in ("$", ch):
+                ch = self.next()
+            out.append(ch)
+        return "".join(out)
 
     def plain(self, raw_escapes: bool, words: _Words) -> str:
         ch = self.next()

@@ -1,0 +1,360 @@
+"""Running a plan: stages as tasks, each instruction from the cache or executed, the result as an image."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import json
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sampan.build import imageconfig
+from sampan.build import instructions as ins
+from sampan.build.cache import Hit, Inputs, explain, opaque
+from sampan.build.context import Context
+from sampan.build.diagnostics import Span
+from sampan.build.failure import BuildFailed, located
+from sampan.build.grammar import parse_instruction
+from sampan.build.image import Image, scratch, timestamp
+from sampan.build.options import BuildOptions, Platform, native, parse_platform
+from sampan.build.pieces import PiecesReader
+from sampan.build.plan import Plan, StagePlan, find_stage
+from sampan.build.progress import Event, Kind
+from sampan.build.rootfs import RootFs, changed, clamp_times
+from sampan.build.scope import Scope
+from sampan.build.worker import Worker
+from sampan.errors import InvalidParameter, SampanError, SystemFailure
+from sampan.storage.layers import Layer
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Made:
+    """What executing a step gave: its layer, None when no file changed."""
+
+    layer: Layer | None
+
+
+@dataclass(slots=True)
+class StageRun:
+    """A stage while it is built."""
+
+    plan: StagePlan
+    image: Image
+    scope: Scope
+    remembered: imageconfig.StageState = field(default_factory=imageconfig.StageState)
+    # The vertex whose events the current instruction's are, and its place for the cache's explanations.
+    vertex: int = 0
+    ordinal: int = 0
+    quiet: bool = False
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment at this point."""
+        return imageconfig.env_dict(self.image.config)
+
+
+class Build:
+    """One build of one plan; ``run()`` once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        options: BuildOptions,
+        worker: Worker,
+        context: Context,
+        directory: Path,
+        emit: Emit,
+    ) -> None:
+        self.plan = plan
+        self.file = plan.file
+        self.options = options
+        self.worker = worker
+        self.context = context
+        self.directory = directory
+        self.emit = emit
+        self.epoch = options.epoch
+        self.platform = parse_platform(options.platform) if options.platform else native()
+        self._stages: dict[int, asyncio.Task[StageRun]] = {}
+        self._numbered = 0
+
+    async def run(self) -> Image:
+        """Build the target's stages, independent ones at the same time.
+
+        Raises BuildFailed (located) for the first failure, after the other stages were stopped. Cancelling
+        stops everything.
+        """
+        for number, _arg in enumerate(self.file.globals):
+            self.tell("start", number)
+            self.tell("done", number)
+        try:
+            waiting = {self.stage(index) for index in self.plan.stages}
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            return (await self.stage(self.plan.target)).image
+        finally:
+            for task in self._stages.values():
+                task.cancel()
+            await asyncio.gather(*self._stages.values(), return_exceptions=True)
+
+    def stage(self, index: int) -> asyncio.Task[StageRun]:
+        """The task that builds stage ``index``."""
+        task = self._stages.get(index)
+        if task is None:
+            task = self._stages[index] = asyncio.create_task(self._build_stage(index))
+        return task
+
+    def tell(self, kind: Kind, vertex: int, text: str = "", **more: object) -> None:
+        """Emit an event."""
+        self.emit(Event(kind, vertex, text, **more))  # type: ignore[arg-type]
+
+    def scratch_directory(self) -> Path:
+        """A fresh directory for one step's upper directory, downloads and the like."""
+        self._numbered += 1
+        path = self.directory / str(self._numbered)
+        path.mkdir(mode=0o700)
+        return path
+
+    # -- stages -----------------------------------------------------------------------------------------
+
+    async def _build_stage(self, index: int) -> StageRun:
+        plan = self.plan.stages[index]
+        run = await self._from(plan)
+        for offset, step in enumerate(plan.stage.steps):
+            run.vertex = plan.first_step + offset
+            run.ordinal = offset
+            self.tell("start", run.vertex)
+            await self._located(step.span, run.vertex, self.step(run, step))
+            self.tell("done", run.vertex, run.image.id)
+        return run
+
+    async def _located(self, span: Span, vertex: int, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except SampanError as error:
+            self.tell("failed", vertex, error.message)
+            raise located(error, self.file, span) from error
+        except OSError as error:
+            self.tell("failed", vertex, str(error))
+            raise located(SystemFailure(str(error)), self.file, span) from error
+
+    async def _from(self, plan: StagePlan) -> StageRun:
+        run = StageRun(plan, scratch(self.platform), Scope(self.plan.scope))
+        run.vertex = plan.vertex
+        if plan.parent is not None:
+            parent = await self.stage(plan.parent)
+            run.image, run.scope = parent.image, Scope(self.plan.scope, parent.scope.args)
+        self.tell("start", plan.vertex)
+        await self._located(plan.stage.base.span, plan.vertex, self._base(run))
+        self.tell("done", plan.vertex, run.image.id if run.image.layered else "")
+        return run
+
+    async def _base(self, run: StageRun) -> None:
+        plan = run.plan
+        base = plan.stage.base
+        if not plan.base:
+            raise InvalidParameter(f"base name ({base.base}) should not be blank")
+        platform = parse_platform(plan.platform) if plan.platform else self.platform
+        self._check_platform(platform)
+        if plan.parent is None and plan.base != "scratch":
+            run.image = await self.worker.resolve(
+                plan.base, platform, self.options.pull, lambda text: self.tell("note", plan.vertex, text)
+            )
+        if base.stage and self.file.find(base.stage, plan.stage.index) is not None:
+            raise InvalidParameter(f"{base.stage} stage name already used")
+        await self._triggers(run)
+
+    def _check_platform(self, platform: Platform) -> None:
+        here = native()
+        if (platform.os, platform.architecture) != (here.os, here.architecture):
+            raise InvalidParameter(
+                f"platform {platform} can't run here: this machine is {here}",
+                hint="Building for another architecture needs emulation, which this engine doesn't set up.",
+            )
+
+    async def _triggers(self, run: StageRun) -> None:
+        """Execute the ONBUILD triggers of the base image, which are taken out of the result."""
+        triggers = list(run.image.config.get("OnBuild") or [])
+        if not triggers:
+            return
+        word = "trigger" if len(triggers) == 1 else "triggers"
+        self.tell("note", run.vertex, f"# Executing {len(triggers)} build {word}")
+        config = run.image.changed_config()
+        config["OnBuild"] = None
+        run.image = run.image.with_config(config)
+        for number, text in enumerate(triggers):
+            run.ordinal = -1 - number
+            await self.step(run, parse_instruction(text, self.file.escape))
+
+    # -- instructions -----------------------------------------------------------------------------------
+
+    async def step(self, run: StageRun, one: ins.Instruction) -> None:
+        """Apply one instruction to the stage's image."""
+        from sampan.build.stepcopy import CopyStep
+        from sampan.build.steprun import RunStep
+
+        if isinstance(one, ins.Run):
+            await RunStep(self, run, one).apply()
+        elif isinstance(one, ins.Copy):
+            await CopyStep(self, run, one).apply()
+        elif isinstance(one, ins.Arg):
+            await self._arg(run, one)
+        elif one.name == "WORKDIR" and isinstance(one, ins.Text):
+            await self._workdir(run, one)
+        else:
+            await self._metadata(run, one)
+
+    async def _arg(self, run: StageRun, one: ins.Arg) -> None:
+        shown = []
+        for item in one.items:
+            run.scope.declare(item, run.env)
+            default = run.scope.expander(run.env).word(item.default) if item.default is not None else None
+            shown.append(item.name if default is None else f"{item.name}={default}")
+        comment = "ARG " + " ".join(shown)
+        await self._record(run, one.name, imageconfig.nop(run.image.config, comment), comment, None)
+
+    async def _metadata(self, run: StageRun, one: ins.Instruction) -> None:
+        config = run.image.changed_config()
+        before = run.image.config
+        comment = imageconfig.apply(config, one, run.scope.expander(run.env), run.remembered)
+        # SHELL words its own entry with the shell that was in force.
+        created_by = imageconfig.nop(before, comment)
+        await self._record(run, one.name, created_by, comment, config)
+
+    async def _record(
+        self, run: StageRun, name: str, created_by: str, comment: str, config: imageconfig.Config | None
+    ) -> None:
+        """Add an entry without a layer; the cache keeps its time, so that an equal build gives the same id."""
+        inputs = Inputs(name, run.image.id, {"instruction": comment})
+        hit = await self.cached(run, inputs)
+        if hit is None:
+            hit = Hit(None, timestamp(self.epoch))
+            self.store(run, inputs, comment, hit, 0)
+        run.image = run.image.then(created_by, hit.created, config=config, author=run.remembered.author)
+
+    async def _workdir(self, run: StageRun, one: ins.Text) -> None:
+        config = run.image.changed_config()
+        path = imageconfig.set_workdir(config, run.scope.expander(run.env).word(one.value))
+        inputs = Inputs(one.name, run.image.chain or "", {"directory": path})
+        created_by = imageconfig.nop_close(run.image.config, f"WORKDIR {path}")
+
+        async def make() -> Made:
+            return await asyncio.to_thread(self._make_workdir, run.image.chain, path)
+
+        await self.layered(run, inputs, f"WORKDIR {path}", created_by, make, config=config)
+
+    def _make_workdir(self, chain: str | None, path: str) -> Made:
+        upper, work, lowers = self.upper(chain)
+        with RootFs(lowers, upper, work) as rootfs:
+            try:
+                os.close(rootfs.make_directories(path))
+            except NotADirectoryError:
+                raise InvalidParameter(f"mkdir {path}: not a directory") from None
+        return self.adopt(chain, upper, lowers)
+
+    # -- layers and cache -------------------------------------------------------------------------------
+
+    def upper(self, chain: str | None) -> tuple[Path, Path, list[Path]]:
+        """An upper and a work directory for a step on top of ``chain``, and the directories below."""
+        lowers = self.worker.layers.lowers(chain)
+        upper, work = self.worker.layers.make_upper(chain, self.scratch_directory())
+        return upper, work, lowers
+
+    def adopt(self, chain: str | None, upper: Path, lowers: list[Path]) -> Made:
+        """Make a step's upper directory a layer, unless nothing is in it."""
+        if not changed(upper, lowers):
+            return Made(None)
+        if self.epoch is not None:
+            clamp_times(upper, self.epoch)
+        return Made(self.worker.layers.adopt(chain, upper))
+
+    async def layered(
+        self,
+        run: StageRun,
+        inputs: Inputs,
+        description: str,
+        created_by: str,
+        make: Callable[[], Awaitable[Made]],
+        *,
+        config: imageconfig.Config | None = None,
+    ) -> None:
+        """Take the step's layer from the cache or ``make`` it; then add it to the stage's image."""
+        hit = await self.cached(run, inputs)
+        if hit is None:
+            made = await make()
+            chain = made.layer.chain_id if made.layer else None
+            hit = Hit(chain, timestamp(self.epoch))
+            self.store(run, inputs, description, hit, made.layer.size if made.layer else 0)
+        layer = None
+        if hit.chain is not None:
+            found = await asyncio.to_thread(self._on_top, run.image.chain, hit.chain)
+            layer = (found.chain_id, found.diff_id)
+        run.image = run.image.then(
+            created_by, hit.created, config=config, layer=layer, author=run.remembered.author
+        )
+
+    def _on_top(self, parent: str | None, chain: str) -> Layer:
+        """The layer ``chain``, joined to ``parent`` if it was made on top of another one (``--link``)."""
+        layers = self.worker.layers
+        layer = layers.get(chain)
+        if layer.parent == parent:
+            return layer
+        stream = io.BufferedReader(PiecesReader(layers.tar(chain)))
+        return layers.apply(parent, stream, diff_id=layer.diff_id)
+
+    async def cached(self, run: StageRun, inputs: Inputs) -> Hit | None:
+        """The cache's answer for a step; tells the client, and why not when it isn't there."""
+        base = run.plan.stage.base
+        filtered = base.stage.lower() in self.options.no_cache_filter
+        if self.options.no_cache or filtered:
+            self.tell("why", run.vertex, reasons=("the cache was not to be used",))
+            return None
+        hit = self.worker.cache.lookup(inputs.key())
+        if hit is not None:
+            self.tell("cached", run.vertex)
+            return hit
+        previous = self.worker.cache.previous(self.slot(run))
+        self.tell("why", run.vertex, reasons=explain(previous, inputs))
+        return None
+
+    def store(self, run: StageRun, inputs: Inputs, description: str, hit: Hit, size: int) -> None:
+        """Put a step's result into the cache."""
+        self.worker.cache.store(inputs, self.slot(run), description[:500], hit, size)
+
+    def slot(self, run: StageRun) -> str:
+        """The place of the current instruction in what the user takes for "the same build"."""
+        name = self.options.tags[0] if self.options.tags else self.file.name
+        text = json.dumps([name, run.plan.stage.name, run.ordinal])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def find_stage(self, name: str, run: StageRun) -> int | None:
+        """The stage that ``--from=name`` means."""
+        return find_stage(self.file, name, run.plan.stage.index)
+
+    async def from_image(self, name: str, run: StageRun) -> Image:
+        """The stage or image that ``--from=name`` means, built or pulled."""
+        index = self.find_stage(name, run)
+        if index is not None:
+            if index not in self.plan.stages:
+                reason = f"invalid from flag value {name}: the stage is named only by an ONBUILD trigger"
+                raise InvalidParameter(reason, hint="Refer to it in the Dockerfile itself, by COPY --from.")
+            return (await self.stage(index)).image
+        try:
+            return await self.worker.resolve(
+                name, self.platform, self.options.pull, lambda text: self.tell("note", run.vertex, text)
+            )
+        except SampanError as error:
+            later = self.file.find(name)
+            hint = f"Stage {name} comes later in the file." if later else error.hint
+            raise BuildFailed(f"invalid from flag value {name}: {error.message}", hint=hint) from error
+
+
+def opaque_values(values: dict[str, str]) -> dict[str, str]:
+    """Variables for a cache row: their values as digests, since they may be secret."""
+    return {name: opaque(value) for name, value in values.items()}

@@ -1,0 +1,223 @@
+"""Downloads for ADD and for remote contexts, and git checkouts; both bounded and without surprises."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+
+from sampan.build.failure import BuildFailed
+from sampan.build.worker import Fetched
+from sampan.errors import InvalidParameter, Unsupported
+
+_PIECE = 1 << 20
+MAX_DOWNLOAD = 64 << 30
+"""Bytes; more is refused rather than written until the disk is full."""
+GIT_TIMEOUT = 600.0
+"""Seconds for one git command."""
+_TIMEOUT = urllib3.Timeout(connect=30.0, read=120.0)
+
+
+def is_url(text: str) -> bool:
+    """Whether a source is fetched over HTTP."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def is_git(text: str) -> bool:
+    """Whether a source is a git repository (Docker's documentation, "Build context", "Git repositories")."""
+    if text.startswith(("git://", "ssh://", "git@")):
+        return True
+    if not is_url(text):
+        return text.startswith("github.com/")
+    path = urlsplit(text).path
+    return path.endswith(".git") or bool(re.search(r"\.git(#|$)", text))
+
+
+def download(url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
+    """Get ``url`` into the new file ``target``. Blocks. Raises BuildFailed worded as Go's client would."""
+    pool = urllib3.PoolManager(retries=urllib3.Retry(3, redirect=10, raise_on_status=False), timeout=_TIMEOUT)
+    try:
+        response = pool.request("GET", url, headers=dict(headers), preload_content=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise BuildFailed(f'Get "{url}": {_reason(error, url)}') from error
+    try:
+        if response.status >= 400:
+            raise BuildFailed(
+                f"failed to GET {url} with status {response.status} {response.reason or ''}".strip()
+            )
+        digest, size = _save(response, target, url)
+        return Fetched(
+            digest,
+            size,
+            _name(url, response.headers.get("content-disposition", "")),
+            _modified(response.headers.get("last-modified", "")),
+            response.headers.get("content-type", ""),
+        )
+    finally:
+        response.release_conn()
+        pool.clear()
+
+
+def _save(response: urllib3.BaseHTTPResponse, target: Path, url: str) -> tuple[str, int]:
+    state, size = hashlib.sha256(), 0
+    try:
+        with open(target, "xb") as file:
+            for piece in response.stream(_PIECE, decode_content=False):
+                size += len(piece)
+                if size > MAX_DOWNLOAD:
+                    raise BuildFailed(f"{url} is larger than {MAX_DOWNLOAD >> 30} GiB")
+                state.update(piece)
+                file.write(piece)
+    except urllib3.exceptions.HTTPError as error:
+        raise BuildFailed(f'Get "{url}": unexpected EOF') from error
+    return state.hexdigest(), size
+
+
+def _reason(error: Exception, url: str) -> str:
+    """A connection error in Go's words, which clients and people know."""
+    text = str(error)
+    parts = urlsplit(url)
+    address = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    if "refused" in text:
+        return f"dial tcp {address}: connect: connection refused"
+    if "Name or service not known" in text or "resolve" in text.lower():
+        return f"dial tcp: lookup {parts.hostname}: no such host"
+    if "timed out" in text.lower():
+        return f"dial tcp {address}: i/o timeout"
+    return text
+
+
+def _name(url: str, disposition: str) -> str:
+    if disposition:
+        message = Message()
+        message["content-disposition"] = disposition
+        named = message.get_filename()
+        if named and posixpath.basename(named) not in ("", ".", ".."):
+            return posixpath.basename(named)
+    return posixpath.basename(unquote(urlsplit(url).path))
+
+
+def _modified(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class GitSource:
+    """A repository, the ref to check out ("" for the default branch), and a directory in it."""
+
+    repository: str
+    ref: str
+    subdirectory: str
+
+
+def parse_git(text: str) -> GitSource:
+    """``URL[#ref[:dir]]``, or ``?ref=…&subdir=…``. Raises InvalidParameter for what can't be one."""
+    url, _, fragment = text.partition("#")
+    ref, _, subdirectory = fragment.partition(":")
+    if url.startswith("github.com/"):
+        url = f"https://{url}"
+    if ref.startswith("-") or url.startswith("-") or "\0" in text or ".." in subdirectory.split("/"):
+        raise InvalidParameter(f"invalid git reference: {text}")
+    return GitSource(url, ref, subdirectory.strip("/"))
+
+
+def checkout(source: GitSource, target: Path, checksum: str, keep: bool) -> tuple[Path, str]:
+    """Check ``source`` out below ``target``: the directory asked for, and the commit. Blocks.
+
+    Hooks and local protocols are off, submodules come along, and file modes are those that git keeps.
+    """
+    if shutil.which("git") is None:
+        raise Unsupported("git is not installed on this machine", hint="Install the package git.")
+    target.mkdir(mode=0o755)
+    _git(target, "init", "-q")
+    _git(target, "remote", "add", "origin", source.repository)
+    wanted = source.ref or "HEAD"
+    fetched = _try(target, "fetch", "-q", "--depth=1", "origin", wanted)
+    if fetched is not None or checksum:
+        _git(target, "fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    commit = _resolve(target, source.ref, fetched is None)
+    if checksum and not commit.startswith(checksum.lower()):
+        raise BuildFailed(f"expected checksum to match {checksum}, got {commit}")
+    _git(target, "checkout", "-q", "--detach", commit)
+    _git(target, "submodule", "update", "--init", "--recursive", "--depth=1", "-q")
+    top = target / source.subdirectory if source.subdirectory else target
+    if not top.is_dir() or not top.resolve().is_relative_to(target.resolve()):
+        raise BuildFailed(f"{source.subdirectory}: no such directory in {source.repository}")
+    if not keep:
+        for path in target.rglob(".git"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return top, commit
+
+
+def _resolve(target: Path, ref: str, shallow: bool) -> str:
+    for name in ("FETCH_HEAD",) if shallow else (f"origin/{ref or 'HEAD'}", ref or "origin/HEAD"):
+        found = _output(target, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+        if found:
+            return found
+    raise BuildFailed(f"failed to resolve git reference {ref or 'HEAD'}")
+
+
+def _command(arguments: tuple[str, ...]) -> list[str]:
+    settings = ("core.hooksPath=/dev/null", "protocol.ext.allow=never", "advice.detachedHead=false")
+    return ["git", *(word for one in settings for word in ("-c", one)), *arguments]
+
+
+def _environment(target: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": str(target),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "https:http:git:ssh",
+        "LC_ALL": "C",
+    }
+
+
+def _try(target: Path, *arguments: str) -> str | None:
+    """Run git; None when it worked, else what it said."""
+    try:
+        done = subprocess.run(
+            _command(arguments),
+            cwd=target,
+            env=_environment(target),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {GIT_TIMEOUT:.0f} s"
+    return None if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()
+
+
+def _git(target: Path, *arguments: str) -> None:
+    failed = _try(target, *arguments)
+    if failed is not None:
+        raise BuildFailed(f"git {arguments[0]}: {failed}")
+
+
+def _output(target: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        _command(arguments),
+        cwd=target,
+        env=_environment(target),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=GIT_TIMEOUT,
+        check=False,
+    )
+    return done.stdout.decode().strip() if done.returncode == 0 else ""

@@ -1,0 +1,389 @@
+"""COPY and ADD: sources found and digested, then copied, unpacked or written into a layer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
+
+from sampan.build import fetch, imageconfig, roots
+from sampan.build import instructions as ins
+from sampan.build.accounts import owner_of
+from sampan.build.cache import Inputs
+from sampan.build.context import is_archive
+from sampan.build.copytree import Copier, write_file
+from sampan.build.failure import BuildFailed
+from sampan.build.ignore import Ignore
+from sampan.build.modes import Change, parse_mode
+from sampan.build.rootfs import RootFs
+from sampan.build.trees import Root, Source, expand_glob, relative, scan
+from sampan.build.words import Lexer
+from sampan.errors import InvalidParameter, NotFound, SampanError
+from sampan.kernel import paths
+from sampan.storage import compress
+from sampan.storage.extract import Extractor, Options
+from sampan.storage.tar import TarReader
+
+if TYPE_CHECKING:
+    from sampan.build.executor import Build, Made, StageRun
+
+
+@dataclass(slots=True)
+class Blob:
+    """A single file that isn't in a source tree: a here-document or a download."""
+
+    name: str
+    digest: str
+    data: bytes = b""
+    path: Path | None = None
+    modified: float | None = None
+    mode: int = 0o644
+
+
+@dataclass(slots=True)
+class Archive:
+    """A tar that ADD unpacks: open for reading below a root, or a downloaded file."""
+
+    name: str
+    digest: str
+    source: Source | None = None
+    path: Path | None = None
+
+
+Found = Source | Blob | Archive
+
+
+class CopyStep:
+    """One COPY or ADD of one stage; ``apply()`` once."""
+
+    def __init__(self, build: Build, run: StageRun, one: ins.Copy) -> None:
+        self.build = build
+        self.run = run
+        self.one = one
+        word = run.scope.expander(run.env).word
+        self.word = word
+        self.destination = word(one.destination)
+        self.chown = word(one.chown)
+        self.chmod = word(one.chmod)
+        self.checksum = word(one.checksum)
+        self.from_ = word(one.from_)
+        self.mode: Change | None = parse_mode(self.chmod) if self.chmod else None
+        self.exclude = Ignore.of([word(text) for text in one.exclude]) if one.exclude else None
+        self.lowers: list[Path] | None = None
+
+    async def apply(self) -> None:
+        """Take the layer from the cache or make it."""
+        if not self.destination:
+            raise InvalidParameter(f"{self.one.name} requires a destination")
+        if self.from_:
+            image = await self.build.from_image(self.from_, self.run)
+            self.lowers = self.build.worker.layers.lowers(image.chain)
+            if await self._known(image.chain or ""):
+                return
+        fetched = await self._fetch()
+        with self._root() as root:
+            found = await asyncio.to_thread(self._gather, root, fetched)
+            if not found:
+                raise BuildFailed(f"{self.one.name} failed: no source files were specified")
+            if len(found) > 1 and not self.destination.endswith("/"):
+                raise BuildFailed(
+                    f"When using {self.one.name} with more than one source file, "
+                    "the destination must be a directory and end with a /",
+                    hint=f"did you mean {self.destination}/?",
+                )
+            inputs, label = self._inputs(found)
+            made = self._maker(found)
+            await self._layered(inputs, label, made)
+
+    async def _layered(self, inputs: Inputs, label: str, make: object) -> None:
+        chown = f"--chown={self.chown} " if self.chown else ""
+        comment = f"{self.one.name} {chown}{label} in {self.destination} "
+        created_by = imageconfig.nop_close(self.run.image.config, comment)
+        await self.build.layered(self.run, inputs, comment, created_by, make)  # type: ignore[arg-type]
+
+    async def _known(self, chain: str) -> bool:
+        """A short cut for --from: the same source layers give the same content, without reading any file."""
+        self.alias = Inputs("COPY --from", self._below(), {**self._values(), "source": chain})
+        hit = None if self.build.options.no_cache else self.build.worker.cache.lookup(self.alias.key())
+        if hit is None:
+            return False
+        label = "".join(f"{self._label_of(text)}" for text in self.one.sources[:1])
+        await self._layered(self.alias, label, None)
+        return True
+
+    def _label_of(self, text: str) -> str:
+        return f"from:{self.from_}:{self.word(text)}"
+
+    # -- what goes in -----------------------------------------------------------------------------------
+
+    def _below(self) -> str:
+        return "" if self.one.link else self.run.image.chain or ""
+
+    def _values(self) -> dict[str, object]:
+        return {
+            "instruction": self.one.name,
+            "sources": [self.word(text) for text in self.one.sources],
+            "destination": self._target(),
+            "owner": self.chown,
+            "mode": self.chmod,
+            "flags": [self.one.link, self.one.parents, self.one.unpack, list(self.one.exclude)],
+        }
+
+    def _inputs(self, found: list[Found]) -> tuple[Inputs, str]:
+        """The cache's inputs, and the ``file:…`` of the history."""
+        digests = [one.digest() if isinstance(one, Source) else one.digest for one in found]
+        files: dict[str, str] = {}
+        for one, digest in zip(found, digests, strict=True):
+            if isinstance(one, Source):
+                files |= {
+                    posixpath.join(one.asked, item.path).rstrip("/"): item.digest[:16] for item in one.items
+                }
+            else:
+                files[one.name] = digest[:16]
+        if len(found) == 1:
+            kind = "dir" if isinstance(found[0], Source) and found[0].is_dir else "file"
+            label, content = f"{kind}:{digests[0]}", digests[0]
+        else:
+            content = hashlib.sha256(",".join(digests).encode()).hexdigest()
+            label = f"multi:{content}"
+        values = self._values()
+        del values["sources"]
+        return Inputs(self.one.name, self._below(), values, {}, files, content), label
+
+    def _target(self) -> str:
+        """The destination as an absolute path; a trailing slash (also for ``.``) says it is a directory."""
+        text = self.destination
+        path = imageconfig.join_workdir(self.run.image.config.get("WorkingDir") or "/", text)
+        is_directory = text.endswith("/") or posixpath.basename(text) in (".", "..")
+        return path + "/" if is_directory and path != "/" else path
+
+    async def _fetch(self) -> dict[int, Found]:
+        """Downloads, checkouts and here-documents, by the place of their source."""
+        found: dict[int, Found] = {}
+        for place, doc in self.one.heredocs:
+            text = self.word_in_heredoc(doc.text) if doc.expand else doc.text
+            data = text.encode("utf-8", "surrogateescape")
+            found[place] = Blob(doc.name, hashlib.sha256(data).hexdigest(), data)
+        if not self.one.is_add:
+            return found
+        for place, text in enumerate(self.one.sources):
+            source = self.word(text)
+            if place in found:
+                continue
+            if fetch.is_git(source):
+                found[place] = await asyncio.to_thread(self._checkout, source)
+            elif fetch.is_url(source):
+                found[place] = await self._download(source)
+        return found
+
+    def word_in_heredoc(self, text: str) -> str:
+        """Expand the variables of a here-document; its quotes are text."""
+        return Lexer(self.build.file.escape).text(text, self.run.scope.variables(self.run.env))
+
+    async def _download(self, url: str) -> Found:
+        path = self.build.scratch_directory() / "download"
+        try:
+            got = await self.build.worker.fetch(url, path, self._credentials(url))
+        except SampanError as error:
+            raise BuildFailed(f"{self.one.name} failed: {error.message}") from error
+        if self.checksum and self.checksum != f"sha256:{got.digest}":
+            raise BuildFailed(f"digest mismatch sha256:{got.digest}: {self.checksum}")
+        if self.one.unpack:
+            return Archive(got.name, got.digest, path=path)
+        if self._target().endswith("/") and not got.name:
+            raise BuildFailed(f"cannot determine filename from url: {url}")
+        return Blob(got.name, got.digest, path=path, modified=got.modified, mode=0o600)
+
+    def _credentials(self, url: str) -> dict[str, str]:
+        host = urlsplit(url).hostname or ""
+        secrets = self.build.options.secrets
+        header = secrets.get(f"HTTP_AUTH_HEADER_{host}")
+        token = secrets.get(f"HTTP_AUTH_TOKEN_{host}")
+        if header:
+            return {"Authorization": header.decode().strip()}
+        return {"Authorization": f"Bearer {token.decode().strip()}"} if token else {}
+
+    def _checkout(self, text: str) -> Found:
+        directory = self.build.scratch_directory() / "git"
+        top, _commit = fetch.checkout(fetch.parse_git(text), directory, self.checksum, self.one.keep_git_dir)
+        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.opened.append(fd)
+        return scan(Root(fd, text), ".", self.exclude)
+
+    # -- local sources ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _root(self) -> Iterator[Root]:
+        self.opened: list[int] = getattr(self, "opened", [])
+        try:
+            if self.lowers is None:
+                yield self.build.context.root()
+            elif not self.lowers:
+                raise BuildFailed(f"COPY failed: {self.from_} has no files")
+            else:
+                with roots.opened(self.lowers, self.from_) as root:
+                    yield root
+        finally:
+            for fd in self.opened:
+                os.close(fd)
+
+    def _gather(self, root: Root, fetched: dict[int, Found]) -> list[Found]:
+        found: list[Found] = []
+        for place, text in enumerate(self.one.sources):
+            if place in fetched:
+                found.append(fetched[place])
+                continue
+            asked = self.word(text)
+            self._check_inside(asked)
+            pivot, asked = self._split_pivot(asked)
+            for path in expand_glob(root, asked):
+                one = self._local(root, path, pivot)
+                if one is not None:
+                    found.append(one)
+        return found
+
+    def _check_inside(self, asked: str) -> None:
+        if self.lowers is None and posixpath.normpath(asked).startswith("../"):
+            shown = f"forbidden path outside the build context: {asked} ()"
+            raise BuildFailed(
+                f"{self.one.name} failed: {shown}",
+                hint="Only what lies below the directory given to the build command can be copied.",
+            )
+
+    def _split_pivot(self, asked: str) -> tuple[str, str]:
+        """With --parents: the part before ``/./``, whose directories aren't kept, and the whole path."""
+        if not self.one.parents or "/./" not in asked:
+            return "", asked
+        before, _, after = asked.partition("/./")
+        return relative(before), f"{before}/{after}"
+
+    def _local(self, root: Root, path: str, pivot: str) -> Found | None:
+        if self.exclude is not None and self.exclude.prunes(relative(path)):
+            return None
+        try:
+            source = scan(root, path, self.exclude)
+        except NotFound as error:
+            raise self._missing(path, error) from None
+        if self.one.parents:
+            kept = relative(path) if source.is_dir else posixpath.dirname(relative(path))
+            if pivot and pivot != ".":
+                kept = posixpath.relpath(kept or ".", pivot)
+            source.parents = "" if kept == "." else kept
+        if (
+            self.one.is_add
+            and self.one.unpack is not False
+            and not source.is_dir
+            and self._is_archive(source)
+        ):
+            return Archive(source.asked, source.digest(), source)
+        return source
+
+    def _missing(self, path: str, error: SampanError) -> BuildFailed:
+        if self.lowers is None:
+            reason = "file not found in build context or excluded by .dockerignore: "
+            hint = self.build.context.explain_missing(relative(path))
+        else:
+            reason, hint = "", f"It was looked for in {self.from_}."
+        return BuildFailed(f"{self.one.name} failed: {reason}{error.message}", hint=hint)
+
+    def _is_archive(self, source: Source) -> bool:
+        if not stat.S_ISREG(source.items[0].status.st_mode):
+            return False
+        with _open_source(source) as file:
+            head = file.read(1024)
+        return is_archive(head)
+
+    # -- making -----------------------------------------------------------------------------------------
+
+    def _maker(self, found: list[Found]) -> object:
+        async def make() -> Made:
+            made = await asyncio.to_thread(self._make, found)
+            if self.from_:
+                self._remember_alias(made)
+            return made
+
+        return make
+
+    def _remember_alias(self, made: Made) -> None:
+        from sampan.build.cache import Hit
+        from sampan.build.image import timestamp
+
+        hit = Hit(made.layer.chain_id if made.layer else None, timestamp(self.build.epoch))
+        self.build.worker.cache.store(self.alias, "", self.one.original[:200], hit, 0)
+
+    def _make(self, found: list[Found]) -> Made:
+        chain = self.run.image.chain
+        upper, work, lowers = self.build.upper(chain)
+        owner = self._owner(lowers)
+        rootfs = RootFs([] if self.one.link else lowers, upper, work)
+        try:
+            copier = Copier(rootfs, owner, self.mode)
+            for one in found:
+                if isinstance(one, Source):
+                    copier.copy(one, self._target())
+                elif isinstance(one, Blob):
+                    self._write(rootfs, one, owner)
+                else:
+                    self._unpack(rootfs, one, owner if self.chown else None)
+            copier.finish()
+        finally:
+            rootfs.close()
+        return self.build.adopt(chain, upper, lowers)
+
+    def _owner(self, lowers: list[Path]) -> tuple[int, int]:
+        if not self.chown:
+            return 0, 0
+        if not lowers:
+            return owner_of(None, self.chown)
+        with roots.opened(lowers, "the stage") as root:
+            return owner_of(root.fd, self.chown)
+
+    def _write(self, rootfs: RootFs, blob: Blob, owner: tuple[int, int]) -> None:
+        target = self._target()
+        there = rootfs.status(target)
+        if target.endswith("/") or (there is not None and stat.S_ISDIR(there.st_mode)):
+            target = posixpath.join(target, blob.name)
+        mode = self.mode(blob.mode, False) if self.mode else blob.mode
+        if blob.path is None:
+            write_file(rootfs, target, [blob.data], owner, mode)
+            return
+        with open(blob.path, "rb") as file:
+            pieces = iter(lambda: file.read(1 << 20), b"")
+            write_file(rootfs, target, pieces, owner, mode, blob.modified)
+
+    def _unpack(self, rootfs: RootFs, archive: Archive, owner: tuple[int, int] | None) -> None:
+        fd = rootfs.make_directories(self._target(), owner or (0, 0))
+        try:
+            options = Options(owner=owner, keep_root=True)
+            with _open_archive(archive) as file, Extractor(fd, options) as extractor:
+                extractor.unpack(TarReader(compress.pieces(file.read)))
+        except SampanError as error:
+            raise BuildFailed(f"ADD failed: {archive.name}: {error.message}") from error
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _open_archive(archive: Archive) -> Iterator[BinaryIO]:
+    if archive.source is not None:
+        with _open_source(archive.source) as file:
+            yield file
+    else:
+        assert archive.path is not None
+        with open(archive.path, "rb") as file:
+            yield file
+
+
+@contextmanager
+def _open_source(source: Source) -> Iterator[BinaryIO]:
+    fd = paths.open_in_root(source.root.fd, source.path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        yield file

@@ -55,14 +55,10 @@ class Pending:
     theirs: socket.socket
     options: AttachOptions
 
-    def end(self) -> AttachEnd:
-        """What the launch wants."""
-        return attach_end(self.theirs, self.options)
-
 
 def attach_end(theirs: socket.socket, options: AttachOptions) -> AttachEnd:
     """The monitor's end of a pair with the streams that the client wants."""
-    return AttachEnd(theirs, stdin=options.stdin, stdout=options.stdout, stderr=options.stderr)
+    return AttachEnd(theirs, options.stdin, options.stdout, options.stderr)
 
 
 def parse_keys(text: str) -> bytes:
@@ -164,18 +160,23 @@ async def _input(ours: socket.socket, client: Connection, options: AttachOptions
     return False
 
 
-async def attach(containers: Containers, container: Container, client: Connection, options: AttachOptions) -> None:
+def check(container: Container) -> None:
+    """Conflict when nobody can attach in the container's state."""
+    if container.state.status == "paused":
+        raise errors.Conflict(f"container {container.id} is paused, unpause the container before attach")
+    if container.state.status == "restarting":
+        raise errors.Conflict(f"container {container.id} is restarting, wait until the container is running")
+
+
+async def attach(
+    containers: Containers, container: Container, client: Connection, options: AttachOptions
+) -> None:
     """Serve one attach client until its output ends, it leaves, or its keys detach it."""
     live = containers.live(container)
-    if container.state.status == "paused":
-        raise errors.Conflict(
-            f"Container {container.name} is paused. Unpause the container before attach."
-        )
     ours, theirs = socket.socketpair()
     containers.publish(container, "attach")
     if live.process is not None and container.running:
-        await live.process.attach(attach_end(theirs, options))
-        theirs.close()
+        live.process.hand_over(attach_end(theirs, options))
         detached = await pump(ours, client, options)
     else:
         detached = await _attach_before_start(live, ours, theirs, client, options)
@@ -196,13 +197,13 @@ async def _attach_before_start(
             theirs.close()
 
 
-def take_pending(live: Live) -> list[Pending]:
-    """The clients that wait for the start; the caller closes their sockets once they are handed over."""
+def take_pending(live: Live) -> list[AttachEnd]:
+    """The sockets of the clients that wait for the start; they belong to the caller now."""
     waiting, live.pending = live.pending, []
-    return waiting
+    return [attach_end(entry.theirs, entry.options) for entry in waiting]
 
 
-def close_pending(waiting: list[Pending]) -> None:
-    """Close our copies: after the hand-over the monitor has its own; after a failure clients see the end."""
-    for entry in waiting:
-        entry.theirs.close()
+def close_ends(ends: list[AttachEnd]) -> None:
+    """The start failed before the hand-over: these clients see the end of the stream."""
+    for end in ends:
+        end.sock.close()

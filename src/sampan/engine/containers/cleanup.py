@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sampan.storage.db import Database, Transaction
+    import sqlite3
+
+    from sampan.storage.db import Database
 
 _SCHEMA = [
     "CREATE TABLE cleanup (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL)",
@@ -48,7 +50,7 @@ class Cleaner:
         self._wake.set()
         self._task = asyncio.create_task(self._work(), name="cleanup")
 
-    def add(self, tx: Transaction, kind: str, argument: str) -> None:
+    def add(self, tx: sqlite3.Connection, kind: str, argument: str) -> None:
         """Queue a job in the caller's transaction; call ``wake`` after it."""
         tx.execute("INSERT INTO cleanup (kind, argument) VALUES (?, ?)", (kind, argument))
 

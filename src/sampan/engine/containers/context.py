@@ -7,7 +7,7 @@ The modules beside this one are functions that take a ``Containers`` first: ``li
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from sampan.storage.db import Database
     from sampan.storage.gc import Leases
     from sampan.storage.layers import LayerStore
+
+
+Probe = Callable[[Container, list[str], Callable[[int, bytes], None], float], Awaitable[int]]
+
+
+async def _no_probe(
+    container: Container, words: list[str], collect: Callable[[int, bytes], None], timeout: float
+) -> int:
+    raise RuntimeError("no execs were made for these containers")
 
 
 @dataclass(eq=False)
@@ -87,6 +96,9 @@ class Containers:
         self.registry = registry
         self.watcher = Watcher()
         self._live: dict[str, Live] = {}
+        # Filled in by Execs, which stands on this.
+        self.exec_ids: Callable[[Container], list[str]] = lambda _: []
+        self.run_probe: Probe = _no_probe
         self._background: set[asyncio.Task[None]] = set()
         self.closing = False
 

@@ -88,8 +88,6 @@ async def _probe(
     containers: Containers, container: Container, words: list[str], timeout: float
 ) -> HealthResult:
     """Run the check once; -1 as exit code means that it didn't end in time or couldn't be run."""
-    from sampan.engine import exec as exec_
-
     result = HealthResult(start_ns=time.time_ns())
     output = bytearray()
 
@@ -98,7 +96,7 @@ async def _probe(
             output.extend(data)
 
     try:
-        result.exit_code = await exec_.run_probe(containers, container, words, collect, timeout)
+        result.exit_code = await containers.run_probe(container, words, collect, timeout)
     except TimeoutError:
         result.exit_code = -1
         output[:] = f"Health check exceeded timeout ({timeout:g}s)".encode()

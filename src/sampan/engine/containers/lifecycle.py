@@ -100,7 +100,12 @@ async def _watch(containers: Containers, container: Container, live: Live) -> No
     """Wait for the end of the present run and act on it."""
     process = live.process
     assert process is not None
-    exit_ = await process.wait()
+    try:
+        exit_ = await process.wait()
+    except errors.SystemFailure as lost:
+        # The monitor was killed, and its container with it.
+        container.state.error = lost.message
+        exit_ = Exit(code=137, oom_killed=False, finished_ns=time.time_ns())
     async with live.lock:
         if live.process is process:
             await ended(containers, container, live, exit_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -96,14 +95,9 @@ def shown_image(containers: Containers, container: Container) -> str:
 
 
 def command_line(container: Container) -> str:
-    """The command as one line, quoted where a shell would need it."""
+    """The command as one line; arguments with blanks in quotes, as Docker has it (not for a shell)."""
     words = [container.path, *container.args]
-    return " ".join(shlex.quote(word) if needs_quotes(word) else word for word in words)
-
-
-def needs_quotes(word: str) -> bool:
-    """Whether Docker quotes this argument in ``ps``: it holds a blank."""
-    return " " in word
+    return " ".join(f"'{word}'" if " " in word else word for word in words)
 
 
 def ports(settings: dict[str, Any], container: Container) -> list[dict[str, Any]]:

@@ -12,10 +12,14 @@ from urllib.parse import quote_plus
 
 import msgspec
 
+from sampan import errors
+from sampan.engine.containers.context import Containers
 from sampan.engine.containers.logfiles import LogFiles
+from sampan.engine.containers.record import Container
 from sampan.engine.containers.timestamps import parse_rfc3339
 from sampan.engine.containers.watch import Watcher
 
+READABLE = frozenset(("json-file", "local"))
 _STREAMS = {"stdout": 1, "stderr": 2}
 _HEAD = struct.Struct(">BxxxI")
 
@@ -140,7 +144,7 @@ async def read(
     *,
     tty: bool,
     watcher: Watcher,
-    ended: Callable[[], Awaitable[None]] | None = None,
+    ended: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[bytes]:
     """Yield the log at ``path`` in wire format, in blocks of about 1 MiB.
 
@@ -175,7 +179,7 @@ async def _follow(
     files: LogFiles,
     formatter: Formatter,
     watcher: Watcher,
-    ended: Callable[[], Awaitable[None]],
+    ended: Callable[[], Awaitable[object]],
 ) -> AsyncIterator[bytes]:
     over = asyncio.ensure_future(ended())
     try:
@@ -196,3 +200,27 @@ async def _follow(
                     return
     finally:
         over.cancel()
+
+
+async def of_container(
+    containers: Containers, container: Container, options: LogOptions
+) -> AsyncIterator[bytes]:
+    """The container's log in wire format. Unsupported when its driver keeps nothing that can be read."""
+    kind = container.host.log_config.type or "json-file"
+    if kind not in READABLE:
+        raise errors.Unsupported(
+            "configured logging driver does not support reading",
+            hint=f"The container logs to {kind}; json-file and local can be read back.",
+        )
+    live = containers.live(container)
+    ended = live.run_over.wait if container.running else None
+    if live.process is not None:
+        await live.process.sync_log()
+    async for chunk in read(
+        containers.log_path(container.id),
+        options,
+        tty=container.config.tty,
+        watcher=containers.watcher,
+        ended=ended,
+    ):
+        yield chunk

@@ -17,7 +17,9 @@ from sampan import errors
 from sampan.engine.containers.record import Container
 
 if TYPE_CHECKING:
-    from sampan.storage.db import Database, Transaction
+    import sqlite3
+
+    from sampan.storage.db import Database
 
 _PREFIX = re.compile(r"[0-9a-f]{1,64}\Z")
 _SCHEMA = [
@@ -132,7 +134,7 @@ class Registry:
         del self._names[old]
         self._names[name] = container.id
 
-    def forget(self, container: Container, tx: Transaction) -> None:
+    def forget(self, container: Container, tx: sqlite3.Connection) -> None:
         """Delete the row in the caller's transaction; call ``drop`` once that is committed."""
         tx.execute("DELETE FROM containers WHERE id = ?", (container.id,))
 

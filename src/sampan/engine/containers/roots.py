@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from sampan import errors
 from sampan.engine.containers.context import Containers
@@ -19,6 +20,8 @@ from sampan.engine.containers.record import Container
 from sampan.kernel import mounts, namespaces, paths
 
 _CLONE_FS = 0x200
+
+T = TypeVar("T")
 
 
 class View:
@@ -77,6 +80,28 @@ def open_root(containers: Containers, container: Container) -> View:
     for name in ("hosts", "hostname", "resolv.conf"):
         points.append((f"/etc/{name}", str(state / name)))
     return View(lambda: _assemble(containers, container, points))
+
+
+def inside(root: int, work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread whose root directory is ``root``; it must not import anything."""
+    result: list[T] = []
+    problem: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            namespaces.unshare(_CLONE_FS)
+            os.fchdir(root)
+            os.chroot(".")
+            result.append(work())
+        except BaseException as caught:
+            problem.append(caught)
+
+    thread = threading.Thread(target=run, name="inside root")
+    thread.start()
+    thread.join()
+    if problem:
+        raise problem[0]
+    return result[0]
 
 
 def _assemble(containers: Containers, container: Container, points: list[tuple[str, str]]) -> int:

@@ -1,0 +1,391 @@
+"""Containers on networks, on a real kernel: addresses, published ports, names, isolation, and what remains."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sampan import errors
+from sampan.engine.networks import CreateNetwork
+from sampan.engine.networks.create import IPAM, IPAMConfig
+from sampan.kernel import rtnetlink as rt
+from sampan.kernel.netlink import Netlink
+from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
+from tests.network.lab import ECHO, Lab, aask, lookup, ping
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+
+def in_lab(**config: Any) -> Callable[[Callable[[Lab], Awaitable[None]]], Callable[[], None]]:
+    """Run an async test in a lab, and see that nothing is left after it."""
+
+    def decorate(test: Callable[[Lab], Awaitable[None]]) -> Callable[[], None]:
+        async def whole() -> None:
+            lab = Lab(**config)
+            try:
+                await lab.open()
+                await test(lab)
+            finally:
+                await lab.close()
+            await left_nothing()
+
+        def run() -> None:
+            asyncio.run(asyncio.wait_for(whole(), 60))
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return decorate
+
+
+async def left_nothing() -> None:
+    """No link, table, listening port or changed sysctl is left (namespaces take a moment to go)."""
+    for _ in range(100):
+        with Netlink() as route:
+            links = {link.name for link in rt.list_links(route)} - {"lo"}
+        if not links:
+            break
+        await asyncio.sleep(0.02)
+    assert not links
+    assert subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout == ""
+    assert subprocess.run(["ss", "-Hltun"], capture_output=True, text=True).stdout == ""
+    assert open("/proc/sys/net/ipv4/ip_forward").read().strip() == "0"
+
+
+@in_lab()
+async def test_addresses_and_files(lab: Lab) -> None:
+    container = lab.container()
+    box, prepared = await lab.start(container)
+    shown = subprocess.run(box.command("ip", "-br", "addr"), capture_output=True, text=True).stdout
+    assert "10.201.6.2/24" in shown
+    assert prepared.hosts.endswith(f"10.201.6.2\t{container.id[:12]}\n")
+    assert "nameserver" in prepared.resolv_conf
+    settings = lab.networks.settings(container.id)
+    place = settings["Networks"]["bridge"]
+    assert (place["IPAddress"], place["IPPrefixLen"], place["Gateway"]) == ("10.201.6.2", 24, "10.201.6.1")
+    assert settings["IPAddress"] == "10.201.6.2"
+    assert place["MacAddress"] in subprocess.run(
+        box.command("ip", "link", "show", "eth0"), capture_output=True, text=True
+    ).stdout
+    assert await ping(box, "10.201.6.1")
+    assert lab.events.names() == ["connect bridge"]
+    await lab.stop(container)
+    assert lab.events.names() == ["connect bridge", "disconnect bridge"]
+    stopped = lab.networks.settings(container.id)
+    assert stopped["Networks"]["bridge"]["IPAddress"] == "" and stopped["Ports"] == {}
+
+
+@in_lab()
+async def test_lowest_address_is_used_again_and_neighbours_notice(lab: Lab) -> None:
+    _first, one = await lab.run()
+    second, two = await lab.run()
+    assert await ping(one, "10.201.6.3")
+    await lab.stop(second)
+    _third, _box = await lab.run()
+    assert await ping(one, "10.201.6.3"), "the old MAC address is still in the neighbour's table"
+
+
+@pytest.mark.parametrize("short_cut", [True, False])
+def test_published_port_from_everywhere(short_cut: bool) -> None:
+    @in_lab()
+    async def check(lab: Lab) -> None:
+        lab.networks.ground.firewall.set_short_cut(short_cut)
+        outside = lab.neighbour()
+        _web, server = await lab.run(ports={"80/tcp": "8080", "53/udp": "5353"})
+        _other, client = await lab.run()
+        server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        server.app(ECHO, "udp", "0.0.0.0", "53", "dns")
+        for kind, port, word in (("tcp", 8080, "web"), ("udp", 5353, "dns")):
+            for where, host in ((None, "127.0.0.1"), (None, "10.201.6.1"), (client, "10.201.6.1"),
+                                (server, "10.201.6.1"), (outside, "10.201.7.1")):  # fmt: skip
+                answer = await aask(where, kind, host, port)
+                assert answer.startswith(word) and answer.endswith("hello"), (kind, host, answer)
+        seen = (await aask(outside, "tcp", "10.201.7.1", 8080)).split()[1]
+        assert seen == ("10.201.7.2" if short_cut else "10.201.6.1"), "the source address"
+        assert (await aask(None, "tcp", "::1", 8080)).startswith("web")
+
+    check()
+
+
+@in_lab()
+async def test_loopback_only_app_is_reached_and_nothing_else(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _web, server = await lab.run(ports={"5000/tcp": "8080", "5001/tcp": "8081"})
+    server.app(ECHO, "tcp", "127.0.0.1", "5000", "loop")
+    server.app(ECHO, "tcp", "127.0.0.1", "6000", "private")
+    server.app(ECHO, "tcp", "0.0.0.0", "5001", "all")
+    for where, host in ((None, "127.0.0.1"), (None, "10.201.6.1"), (outside, "10.201.7.1")):
+        assert (await aask(where, "tcp", host, 8080)).startswith("loop"), host
+        assert (await aask(where, "tcp", host, 8081)).startswith("all"), host
+    lab.networks.ground.firewall.set_short_cut(False)
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("loop")
+    assert (await aask(None, "tcp", "10.201.6.2", 6000)).startswith("ERROR")
+
+
+@in_lab()
+async def test_port_on_127_0_0_1_stays_there(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _web, server = await lab.run(ports={"80/tcp": [("127.0.0.1", "8080")]})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR")
+    # A neighbour that sends packets for 127.0.0.1 to us.
+    subprocess.run(outside.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
+    subprocess.run(outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo"))
+    subprocess.run(
+        outside.command("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2"), check=True
+    )
+    assert (await aask(outside, "tcp", "127.0.0.1", 8080)).startswith("ERROR")
+
+
+@in_lab()
+async def test_host_loopback_is_closed_to_containers(lab: Lab) -> None:
+    _c, box = await lab.run()
+    host = subprocess.Popen(
+        ["python3", "-c", ECHO, "tcp", "127.0.0.1", "7777", "host"], stdout=subprocess.PIPE
+    )
+    assert host.stdout is not None and host.stdout.readline()
+    try:
+        subprocess.run(box.command("ip", "link", "set", "lo", "down"), check=True)
+        subprocess.run(box.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
+        subprocess.run(box.command("ip", "route", "add", "127.0.0.1/32", "via", "10.201.6.1"))
+        assert (await aask(box, "tcp", "127.0.0.1", 7777)).startswith("ERROR")
+    finally:
+        host.kill()
+        host.wait()
+        host.stdout.close()
+
+
+@in_lab()
+async def test_taken_ports(lab: Lab) -> None:
+    first, _box = await lab.run(ports={"80/tcp": "8080"})
+    with pytest.raises(errors.SystemFailure) as refused:
+        await lab.run(ports={"80/tcp": "8080"}, name="p2")
+    assert refused.value.message.startswith(
+        "failed to set up container networking: driver failed programming external connectivity on endpoint p2 ("
+    )
+    assert refused.value.message.endswith("Bind for 0.0.0.0:8080 failed: port is already allocated")
+    other = subprocess.Popen(["python3", "-c", ECHO, "tcp", "127.0.0.1", "5000", "x"], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline()
+    try:
+        with pytest.raises(errors.SystemFailure) as refused:
+            await lab.run(ports={"80/tcp": [("127.0.0.1", "5000")]})
+        assert "failed to bind host port 127.0.0.1:5000/tcp: address already in use" in refused.value.message
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with pytest.raises(errors.SystemFailure, match="1.2.3.4:8081/tcp: cannot assign requested address"):
+        await lab.run(ports={"80/tcp": [("1.2.3.4", "8081")]})
+    await lab.stop(first)
+    _again, _box = await lab.run(ports={"80/tcp": "8080"})
+    pool = lab.networks.catalog.pool(lab.networks.default, 4)
+    assert pool is not None and pool.in_use == 4, "a refused start keeps no address"
+
+
+@in_lab()
+async def test_random_ports_and_publish_all(lab: Lab) -> None:
+    web, _box = await lab.run(
+        ports={"82/tcp": ""}, publish_all_ports=True, config={"exposed_ports": {"90/tcp": {}, "91/udp": {}}}
+    )
+    shown = lab.networks.settings(web.id)["Ports"]
+    numbers = [entry["HostPort"] for key in ("82/tcp", "90/tcp", "91/udp") for entry in shown[key]]
+    assert len(numbers) == 6 and len(set(numbers)) == 3
+    assert [entry["HostIp"] for entry in shown["82/tcp"]] == ["0.0.0.0", "::"]
+
+
+@in_lab()
+async def test_names_on_user_networks(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    await lab.networks.create(CreateNetwork(name="n2"))
+    one, first = await lab.run("n1", name="one", networks={"n1": EndpointSettings(aliases=["svc"])})
+    two, second = await lab.run("n1", name="two", networks={"n1": EndpointSettings(aliases=["svc"])})
+    _three, third = await lab.run("n2", name="three", dns=["192.0.2.1"])
+    at = {c.name: lab.networks.settings(c.id)["Networks"]["n1"]["IPAddress"] for c in (one, two)}
+    assert await lookup(first, "two") == f"NOERROR {at['two']}"
+    assert await lookup(first, "TWO.n1") == f"NOERROR {at['two']}"
+    assert await lookup(first, two.id[:12], "A", "tcp") == f"NOERROR {at['two']}"
+    assert await lookup(second, "svc") == f"NOERROR {at['one']} {at['two']}"
+    assert await lookup(first, "two", "AAAA") == "NOERROR"
+    reverse = ".".join(reversed(at["two"].split("."))) + ".in-addr.arpa"
+    assert await lookup(first, reverse, "PTR") == "NOERROR two.n1."
+    subprocess.run(third.command("ip", "route", "add", "blackhole", "192.0.2.1"), check=True)
+    assert await lookup(third, "one") == "SERVFAIL"
+    await lab.stop(two)
+    assert await lookup(first, "svc") == f"NOERROR {at['one']}"
+    assert lab.networks.settings(one.id)["Networks"]["n1"]["DNSNames"] == ["one", "svc", one.id[:12]]
+
+
+@in_lab()
+async def test_own_name_server_of_the_container_can_have_port_53(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _c, box = await lab.run("n1", name="one")
+    box.app(ECHO, "udp", "0.0.0.0", "53", "own")
+    assert (await lookup(box, "one")).startswith("NOERROR 172.")
+
+
+@in_lab()
+async def test_isolation(lab: Lab) -> None:
+    outside = lab.neighbour()
+    await lab.networks.create(CreateNetwork(name="n1"))
+    await lab.networks.create(CreateNetwork(name="inner", internal=True))
+    no_icc = {"com.docker.network.bridge.enable_icc": "false"}
+    await lab.networks.create(CreateNetwork(name="silent", options=no_icc))
+    boxes = {}
+    addresses = {}
+    for name, mode in (("b1", ""), ("b2", ""), ("n1", "n1"), ("i1", "inner"), ("i2", "inner"),
+                       ("s1", "silent"), ("s2", "silent")):  # fmt: skip
+        container, boxes[name] = await lab.run(mode, name=name)
+        networks = lab.networks.settings(container.id)["Networks"]
+        addresses[name] = next(iter(networks.values()))["IPAddress"]
+    reach = [
+        ("b1", "b2", True), ("b1", "n1", False), ("n1", "b1", False), ("i1", "i2", True), ("i1", "b1", False),
+        ("b1", "i1", False), ("s1", "s2", False),
+    ]  # fmt: skip
+    for source, target, expected in reach:
+        assert await ping(boxes[source], addresses[target]) is expected, (source, target)
+    assert await ping(boxes["b1"], "10.201.7.2")
+    assert await ping(boxes["s1"], "10.201.7.2")
+    assert not await ping(boxes["i1"], "10.201.7.2")
+    assert not await ping(outside, addresses["b1"]), "only published ports are reached from outside"
+
+
+@in_lab()
+async def test_outgoing_connections_have_the_hosts_address(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "out")
+    _c, box = await lab.run()
+    assert await aask(box, "tcp", "10.201.7.2", 80) == "out 10.201.7.1 hello"
+    await lab.networks.create(
+        CreateNetwork(name="plain", options={"com.docker.network.bridge.enable_ip_masquerade": "false"})
+    )
+    _d, other = await lab.run("plain")
+    assert (await aask(other, "tcp", "10.201.7.2", 80)).startswith("out 172.")
+
+
+@in_lab()
+async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
+    subnet = IPAM(config=[IPAMConfig(subnet="172.29.60.0/24")])
+    await lab.networks.create(CreateNetwork(name="n1"))
+    await lab.networks.create(CreateNetwork(name="n2", ipam=subnet))
+    web, box = await lab.run(name="web")
+    other, peer = await lab.run("n2", name="other")
+    await lab.networks.connect("n1", "web")
+    with pytest.raises(errors.Forbidden, match="endpoint with name web already exists in network n1"):
+        await lab.networks.connect("n1", "web")
+    fixed = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.29.60.77"), aliases=["al"])
+    await lab.networks.connect("n2", "web", fixed)
+    assert await ping(peer, "172.29.60.77")
+    assert await lookup(peer, "al") == "NOERROR 172.29.60.77"
+    with pytest.raises(errors.Forbidden, match="^Address already in use"):
+        await lab.networks.connect("n2", (await lab.run(name="late"))[0].name, fixed)
+    with pytest.raises(errors.Forbidden, match="network n1 has active endpoints"):
+        await lab.networks.remove("n1")
+    await lab.networks.disconnect("n1", "web")
+    with pytest.raises(errors.SystemFailure, match=f"container {web.id} is not connected to network n1"):
+        await lab.networks.disconnect("n1", "web")
+    await lab.networks.disconnect("bridge", "web")
+    shown = subprocess.run(box.command("ip", "-4", "-o", "addr"), capture_output=True, text=True).stdout
+    assert "eth2" in shown and "eth0" not in shown and "eth1" not in shown
+    routes = subprocess.run(box.command("ip", "route"), capture_output=True, text=True).stdout
+    assert "default via 172.29.60.1 dev eth2" in routes
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["n2"]
+    assert lab.events.names()[-2:] == ["disconnect n1", "disconnect bridge"]
+    await lab.networks.remove("n1")
+    with pytest.raises(errors.NotFound, match="network n1 not found"):
+        await lab.networks.connect("n1", "web")
+
+
+@in_lab()
+async def test_gateway_priority(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="a"))
+    await lab.networks.create(CreateNetwork(name="b"))
+    both = {"a": EndpointSettings(), "b": EndpointSettings(gw_priority=10)}
+    container, box = await lab.run("a", networks=both)
+    gateway = lab.networks.settings(container.id)["Networks"]["b"]["Gateway"]
+    routes = subprocess.run(box.command("ip", "route"), capture_output=True, text=True).stdout
+    assert f"default via {gateway} dev eth1" in routes
+
+
+@in_lab()
+async def test_none_and_host(lab: Lab) -> None:
+    container, box = await lab.run("none")
+    shown = subprocess.run(box.command("ip", "-br", "addr"), capture_output=True, text=True).stdout
+    assert shown.split()[:3] == ["lo", "UNKNOWN", "127.0.0.1/8"] and "eth" not in shown
+    hosted = lab.container("host")
+    _box, prepared = await lab.start(hosted)
+    assert prepared.hosts.startswith(open("/etc/hosts").read())
+    assert lab.networks.settings(hosted.id)["Networks"]["host"]["EndpointID"]
+    assert lab.events.names() == ["connect none", "connect host"]
+
+
+@in_lab()
+async def test_engine_killed_and_started_again(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    gone, dead = await lab.run(name="gone", ports={"80/tcp": "8081"})
+    lab.crash()
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert (await lookup(server, "web")).startswith("NOERROR 172."), "answers survive the engine"
+    lab.boxes.pop(gone.id).end()
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({web.id: server.pid})
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert lab.networks.settings(web.id)["Ports"]["80/tcp"][0] == {"HostIp": "0.0.0.0", "HostPort": "8080"}
+    assert (await lookup(server, "web")).startswith("NOERROR 172.")
+    with pytest.raises(errors.SystemFailure, match="port is already allocated"):
+        await lab.run(ports={"80/tcp": "8080"})
+    again, box = await lab.run(ports={"80/tcp": "8081"})
+    place = lab.networks.settings(again.id)["Networks"]["bridge"]
+    assert place["IPAddress"] == "10.201.6.2", "the address of the container that ended is free again"
+
+
+@in_lab()
+async def test_switchboard_killed(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    process = lab.networks.switchboard._process
+    assert process is not None
+    process.kill()
+    await asyncio.sleep(0.5)
+    lab.networks.ground.firewall.set_short_cut(False)
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert (await lookup(server, "web")).startswith("NOERROR 172.")
+
+
+@in_lab()
+async def test_big_transfer_through_the_listener(lab: Lab) -> None:
+    lab.networks.ground.firewall.set_short_cut(False)
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    code = (
+        "import socket,sys,hashlib,os\n"
+        "s=socket.create_connection(('127.0.0.1',8080)); d=os.urandom(1<<20)*8; s.sendall(d)\n"
+        "s.shutdown(1); r=b''\nwhile c:=s.recv(1<<20): r+=c\n"
+        "print(r.endswith(d), len(r))"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run, ["python3", "-c", code], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.startswith("True"), done
+
+
+@in_lab()
+async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) -> None:
+    container, box = await lab.run()
+    stays = subprocess.Popen(box.command("sleep", "30"))
+    try:
+        await lab.stop(container)
+        await asyncio.sleep(2.5)
+        with Netlink() as route:
+            assert [link.name for link in rt.list_links(route)] == ["lo", "smpf0"]
+    finally:
+        stays.kill()
+        stays.wait()

@@ -82,6 +82,7 @@ class Hit:
 
     chain: str | None
     created: str
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +116,24 @@ class Cache:
 
     def lookup(self, key: str) -> Hit | None:
         """The row of ``key``, if its layer is still there."""
-        rows = self._db.query("SELECT chain, created FROM build_cache WHERE key = ?", (key,))
+        statement = "SELECT chain, created, description FROM build_cache WHERE key = ?"
+        rows = self._db.query(statement, (key,))
         if not rows:
             return None
-        chain, created = rows[0]
+        chain, created, description = rows[0]
         if chain and not self._layers.has(chain):
             self._forget([key])
             return None
         with self._lock:
             self._touched.add(key)
-        return Hit(chain or None, created)
+        return Hit(chain or None, created, description)
 
     def store(self, inputs: Inputs, slot: str, description: str, hit: Hit, size: int) -> None:
         """Remember what a step made."""
         key = inputs.key()
         now = time.time()
         if hit.chain:
-            chains = [layer.chain_id for layer in self._layers.chain(hit.chain)]
-            self._leases.hold(f"build-cache:{key}", layers=chains)
+            self._leases.hold(f"build-cache:{key}", layers=[hit.chain])
         self._db.execute(
             "INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (key, slot, hit.chain or "", hit.created, description, size, inputs.packed(), now, now),

@@ -230,7 +230,7 @@ class Build:
     async def _record(
         self, run: StageRun, name: str, created_by: str, comment: str, config: imageconfig.Config | None
     ) -> None:
-        """Add an entry without a layer; the cache keeps its time, so that an equal build gives the same id."""
+        """Add an entry without a layer; the cache keeps its time, so an equal build gives the same id."""
         inputs = Inputs(name, run.image.id, {"instruction": comment})
         hit = await self.cached(run, inputs)
         if hit is None:
@@ -283,7 +283,7 @@ class Build:
         make: Callable[[], Awaitable[Made]],
         *,
         config: imageconfig.Config | None = None,
-    ) -> None:
+    ) -> Hit:
         """Take the step's layer from the cache or ``make`` it; then add it to the stage's image."""
         hit = await self.cached(run, inputs)
         if hit is None:
@@ -291,6 +291,13 @@ class Build:
             chain = made.layer.chain_id if made.layer else None
             hit = Hit(chain, timestamp(self.epoch))
             self.store(run, inputs, description, hit, made.layer.size if made.layer else 0)
+        await self.add_layer(run, created_by, hit, config)
+        return hit
+
+    async def add_layer(
+        self, run: StageRun, created_by: str, hit: Hit, config: imageconfig.Config | None = None
+    ) -> None:
+        """Put a step's layer, made or found, on top of the stage's image."""
         layer = None
         if hit.chain is not None:
             found = await asyncio.to_thread(self._on_top, run.image.chain, hit.chain)
@@ -325,7 +332,7 @@ class Build:
 
     def store(self, run: StageRun, inputs: Inputs, description: str, hit: Hit, size: int) -> None:
         """Put a step's result into the cache."""
-        self.worker.cache.store(inputs, self.slot(run), description[:500], hit, size)
+        self.worker.cache.store(inputs, self.slot(run), description, hit, size)
 
     def slot(self, run: StageRun) -> str:
         """The place of the current instruction in what the user takes for "the same build"."""

@@ -100,14 +100,21 @@ class CopyStep:
                     hint=f"did you mean {self.destination}/?",
                 )
             inputs, label = self._inputs(found)
-            made = self._maker(found)
-            await self._layered(inputs, label, made)
+            comment = self._comment(label)
 
-    async def _layered(self, inputs: Inputs, label: str, make: object) -> None:
+            async def make() -> Made:
+                return await asyncio.to_thread(self._make, found)
+
+            hit = await self.build.layered(self.run, inputs, comment, self._created_by(comment), make)
+            if self.from_:
+                self.build.worker.cache.store(self.alias, "", comment, hit, 0)
+
+    def _comment(self, label: str) -> str:
         chown = f"--chown={self.chown} " if self.chown else ""
-        comment = f"{self.one.name} {chown}{label} in {self.destination} "
-        created_by = imageconfig.nop_close(self.run.image.config, comment)
-        await self.build.layered(self.run, inputs, comment, created_by, make)  # type: ignore[arg-type]
+        return f"{self.one.name} {chown}{label} in {self.destination} "
+
+    def _created_by(self, comment: str) -> str:
+        return imageconfig.nop_close(self.run.image.config, comment)
 
     async def _known(self, chain: str) -> bool:
         """A short cut for --from: the same source layers give the same content, without reading any file."""
@@ -115,12 +122,9 @@ class CopyStep:
         hit = None if self.build.options.no_cache else self.build.worker.cache.lookup(self.alias.key())
         if hit is None:
             return False
-        label = "".join(f"{self._label_of(text)}" for text in self.one.sources[:1])
-        await self._layered(self.alias, label, None)
+        self.build.tell("cached", self.run.vertex)
+        await self.build.add_layer(self.run, self._created_by(hit.description), hit)
         return True
-
-    def _label_of(self, text: str) -> str:
-        return f"from:{self.from_}:{self.word(text)}"
 
     # -- what goes in -----------------------------------------------------------------------------------
 
@@ -302,22 +306,6 @@ class CopyStep:
         return is_archive(head)
 
     # -- making -----------------------------------------------------------------------------------------
-
-    def _maker(self, found: list[Found]) -> object:
-        async def make() -> Made:
-            made = await asyncio.to_thread(self._make, found)
-            if self.from_:
-                self._remember_alias(made)
-            return made
-
-        return make
-
-    def _remember_alias(self, made: Made) -> None:
-        from sampan.build.cache import Hit
-        from sampan.build.image import timestamp
-
-        hit = Hit(made.layer.chain_id if made.layer else None, timestamp(self.build.epoch))
-        self.build.worker.cache.store(self.alias, "", self.one.original[:200], hit, 0)
 
     def _make(self, found: list[Found]) -> Made:
         chain = self.run.image.chain

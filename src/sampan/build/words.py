@@ -51,7 +51,7 @@ class Lexer:
         return self._run(text, env)[1]
 
     def text(self, text: str, env: Mapping[str, str]) -> str:
-        """A here-document's ``text`` with variables replaced; quotes are text, an escape counts before ``$`` only."""
+        """A here-document's ``text`` with variables replaced: quotes are text, escapes count before ``$``."""
         return _Scanner(text, self, env).document()
 
     def _run(self, text: str, env: Mapping[str, str]) -> tuple[str, list[str]]:

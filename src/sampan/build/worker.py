@@ -36,7 +36,7 @@ class BuildMount:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A download: hex SHA-256 and size (bytes) of the content, the file's name, its time (seconds) if told."""
+    """A download: hex SHA-256 and size (bytes) of the content, the file's name, its time if told."""
 
     digest: str
     size: int

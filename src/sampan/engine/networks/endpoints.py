@@ -35,7 +35,10 @@ def is_private(mode: str) -> bool:
 
 
 def asked(request_networks: Mapping[str, EndpointSettings | None], mode: str) -> dict[str, EndpointSettings]:
-    """Endpoint settings by network name, the network of ``mode`` first, the others sorted by name."""
+    """Endpoint settings by network name, the network of ``mode`` first, the others sorted by name.
+
+    A container that names no network is on the one of its mode.
+    """
     named = {
         (DEFAULT if name == "default" else name): settings or EndpointSettings()
         for name, settings in request_networks.items()
@@ -43,7 +46,10 @@ def asked(request_networks: Mapping[str, EndpointSettings | None], mode: str) ->
     main = network_mode(mode)
     if main.startswith("container:"):
         return dict(sorted(named.items()))
-    return {main: named.pop(main, EndpointSettings()), **dict(sorted(named.items()))}
+    if not named:
+        return {main: EndpointSettings()}
+    first = {main: named.pop(main)} if main in named else {}
+    return {**first, **dict(sorted(named.items()))}
 
 
 def choose(catalog: Catalog, request: SandboxRequest) -> list[tuple[NetworkRecord, EndpointSettings]]:

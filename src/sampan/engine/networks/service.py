@@ -179,6 +179,8 @@ class Networks:
         for name, settings in asked.items():
             network = self.catalog.find(name)
             live = places.find(item, network.id) if item and network else None
+            if item and item.pid and live is None:
+                continue
             title = network.name if network else name
             network_id = network.id if network else settings.network_id
             shown[title] = places.shown(settings, network_id, live if item and item.pid else None)

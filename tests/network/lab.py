@@ -286,7 +286,11 @@ class Lab:
             route.send(rt.add_address(link.index, ipaddress.ip_interface(host)))
         os.close(netns)
         via = str(ipaddress.ip_interface(host).ip)
-        for line in (f"addr add {address} dev eth0 nodad", "link set eth0 up", f"route add default via {via}"):
+        for line in (
+            f"addr add {address} dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via {via}",
+        ):
             family = ["-6"] if ":" in address else []
             words = line.split() if family or "nodad" not in line else line.replace(" nodad", "").split()
             subprocess.run(box.command("ip", *family, *words), check=True)

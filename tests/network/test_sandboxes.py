@@ -68,9 +68,10 @@ async def test_addresses_and_files(lab: Lab) -> None:
     place = settings["Networks"]["bridge"]
     assert (place["IPAddress"], place["IPPrefixLen"], place["Gateway"]) == ("10.201.6.2", 24, "10.201.6.1")
     assert settings["IPAddress"] == "10.201.6.2"
-    assert place["MacAddress"] in subprocess.run(
-        box.command("ip", "link", "show", "eth0"), capture_output=True, text=True
-    ).stdout
+    assert (
+        place["MacAddress"]
+        in subprocess.run(box.command("ip", "link", "show", "eth0"), capture_output=True, text=True).stdout
+    )
     assert await ping(box, "10.201.6.1")
     assert lab.events.names() == ["connect bridge"]
     await lab.stop(container)
@@ -137,7 +138,8 @@ async def test_port_on_127_0_0_1_stays_there(lab: Lab) -> None:
     subprocess.run(outside.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
     subprocess.run(outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo"))
     subprocess.run(
-        outside.command("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2"), check=True
+        outside.command("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2"),
+        check=True,
     )
     assert (await aask(outside, "tcp", "127.0.0.1", 8080)).startswith("ERROR")
 

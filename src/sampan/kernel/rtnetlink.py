@@ -110,9 +110,9 @@ def _info(kind: str, *data: bytes) -> bytes:
 
 
 def add_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Message:
-    """A new bridge, up. Its forward delay is 0: a port forwards from the moment it joins."""
+    """A new bridge, down. Its forward delay is 0: a port forwards from the moment it joins."""
     body = _common(name, mac, mtu, None) + _info("bridge", number(_BR_FORWARD_DELAY, 0))
-    return _link(body, flags=NLM_F_CREATE | NLM_F_EXCL, up=True)
+    return _link(body, flags=NLM_F_CREATE | NLM_F_EXCL)
 
 
 def add_veth(

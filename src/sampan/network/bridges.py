@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from sampan.errors import SystemFailure
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
+from sampan.network.sandbox import write_sysctl
 
 
 def mark(table: str) -> str:
@@ -32,16 +33,15 @@ def ensure(
     another kind of link, or when the kernel refuses.
     """
     link = rt.find_link(route, name)
+    wanted = list(addresses)
     try:
         if link is None:
-            route.send(
-                rt.add_bridge(name, mac=_mac(name), mtu=mtu), rt.change_link(name=name, alias=mark(table))
-            )
+            _make(route, name, mtu, table, ipv6=any(item.version == 6 for item in wanted))
             link = rt.find_link(route, name)
         if link is None or link.kind != "bridge":
             raise SystemFailure(f"{name} is no bridge", hint="Remove that link, or name another bridge.")
         have = {item.address for item in rt.list_addresses(route) if item.index == link.index}
-        messages = [rt.add_address(link.index, item) for item in addresses if item not in have]
+        messages = [rt.add_address(link.index, item) for item in wanted if item not in have]
         if not link.up:
             messages.append(rt.change_link(link.index, up=True))
         if messages:
@@ -49,6 +49,13 @@ def ensure(
     except OSError as failure:
         raise SystemFailure(f"failed to create bridge {name} via netlink: {failure}") from failure
     return link.index, link.alias == mark(table)
+
+
+def _make(route: Netlink, name: str, mtu: int, table: str, *, ipv6: bool) -> None:
+    route.send(rt.add_bridge(name, mac=_mac(name), mtu=mtu), rt.change_link(name=name, alias=mark(table)))
+    # Nobody else can have our link-local address; while it is being looked for, nothing would be forwarded.
+    setting, value = ("accept_dad", "0") if ipv6 else ("disable_ipv6", "1")
+    write_sysctl(f"net.ipv6.conf.{name.replace('.', '/')}.{setting}", value, missing_ok=True)
 
 
 def address_of(route: Netlink, name: str) -> rt.Interface | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
 
 
-def resolver_wanted(networks: Networks, request: SandboxRequest, item: Sandbox) -> bool:
+def resolver_wanted(networks: Networks, item: Sandbox) -> bool:
     """Whether the container asks our resolver: on user-defined networks, and under egress control."""
     own = any(not networks.catalog.get(endpoint.network_id).predefined for endpoint in item.endpoints)
     return own or item.egress is not None
@@ -108,7 +108,7 @@ class Names:
                 "networks": [endpoint.network_id for endpoint in item.endpoints if endpoint.dns_names],
                 "links": self._links(item),
                 "servers": item.servers if self._may_ask_outside(item) else [],
-                "inside": item.servers_inside,
+                "inside": item.servers_inside and item.egress is None,
                 "table": self._networks.ground.table,
                 "sources": [address for endpoint in item.endpoints for address in endpoint.addresses()],
                 "egress": None if rules is None else [rule.as_dict() for rule in rules],

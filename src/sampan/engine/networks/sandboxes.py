@@ -122,8 +122,8 @@ class Sandboxes:
                 options[endpoint.id] = (_prefix(network), dict(settings.driver_opts or {}))
                 item.endpoints.append(endpoint)
             places.name_interfaces(item.endpoints, options)
-            item.resolver = resolver_wanted(self._networks, request, item)
             item.egress = self._egress(request, chosen)
+            item.resolver = resolver_wanted(self._networks, item)
             self._reserve(item, request)
             undo.pop_all()
         return item

@@ -1,0 +1,283 @@
+"""Beside the host's own firewall: who decides, what is mended, what containers may reach."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from typing import Any
+
+import pytest
+
+from sampan.engine.networks import CreateNetwork
+from sampan.kernel import rtnetlink as rt
+from sampan.kernel.netlink import Netlink
+from sampan.network.foreign import judge
+from sampan.runtime.config import EndpointSettings
+from tests.network.lab import ECHO, Box, Lab, aask, lookup, ping
+from tests.network.test_sandboxes import in_lab
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+
+def nft(text: str) -> str:
+    done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def ruleset() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+
+
+async def soon(check: Any) -> bool:
+    for _ in range(100):
+        if check():
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+@in_lab()
+async def test_foreign_input_rules_decide_on_published_ports(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    firewall = lab.networks.ground.firewall
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web")
+    nft("table inet admin {\n chain in {\n type filter hook input priority 0; policy drop;\n iif lo accept\n"
+        " ct state established,related accept\n}\n}\n")  # fmt: skip
+    assert await soon(lambda: not firewall.short_cut), "a change of the host's rules is noticed"
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR")
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    warnings = lab.networks.check(*_checked(lab))
+    assert "nft insert rule inet admin in tcp dport PORT accept" in warnings[0]
+    nft("insert rule inet admin in tcp dport 8080 accept")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web")
+    nft("delete table inet admin")
+    assert await soon(lambda: firewall.short_cut)
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)) == "web 10.201.7.2 hello"
+
+
+def _checked(lab: Lab) -> tuple[Any, Any, None]:
+    container = lab.container(ports={"80/tcp": "8081"})
+    return container.config, container.host, None
+
+
+@in_lab()
+async def test_foreign_forward_drop_keeps_published_ports_closed_but_lets_containers_out(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "out")
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    nft("table ip filter {\n chain FORWARD {\n type filter hook forward priority 0; policy drop;\n}\n}\n")
+    assert await soon(lambda: "sampan: sampan_smpf0" in ruleset())
+    assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR"), "their policy holds"
+    assert ruleset().count("jump sampan_smpf0") == 1
+    network = await lab.networks.create(CreateNetwork(name="more"))
+    assert network.device in ruleset().partition("table ip filter")[2].partition("FORWARD")[0] + ruleset()
+    assert ruleset().count("jump sampan_smpf0") == 1
+    nft("delete table ip filter")
+
+
+@in_lab()
+async def test_jump_goes_before_the_last_word_of_a_chain(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "out")
+    nft("table inet fw {\n chain forwarding {\n type filter hook forward priority 0; policy accept;\n"
+        " ct state established accept\n reject with icmpx admin-prohibited\n}\n}\n")  # fmt: skip
+    assert await soon(lambda: "sampan: sampan_smpf0" in ruleset())
+    _c, box = await lab.run()
+    assert (await aask(box, "tcp", "10.201.7.2", 80)).startswith("out")
+    lab.networks.guard.lift_jumps()
+    assert "sampan_smpf0" not in ruleset().partition("table inet fw")[2].partition("}\n}")[0]
+    nft("delete table inet fw")
+
+
+@in_lab()
+async def test_flushed_ruleset_is_mended(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert await soon(lambda: "sampan_smpf0" in ruleset())
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)) == "web 10.201.7.2 hello"
+    assert "mend bridge" in lab.events.names()
+
+
+@in_lab()
+async def test_egress_control(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "open")
+    outside.app(ECHO, "tcp", "0.0.0.0", "81", "shut")
+    outside.app(DNS, "10.201.7.2")
+    label = {"sampan.egress": "allow=10.201.7.2:80,good.example:81"}
+    container, box = await lab.run(config={"labels": label}, dns=["10.201.7.2"])
+    _other, free = await lab.run()
+    assert (await aask(free, "tcp", "10.201.7.2", 81)).startswith("shut")
+    assert (await aask(box, "tcp", "10.201.7.2", 80)).startswith("open")
+    assert (await aask(box, "tcp", "10.201.7.2", 81)).startswith("ERROR")
+    assert (await aask(box, "tcp", "10.201.6.1", 22)).startswith("ERROR"), "the host is outside, too"
+    assert await lookup(box, "bad.example") == "REFUSED"
+    assert await lookup(box, "good.example") == "NOERROR 10.201.7.2"
+    assert (await aask(box, "tcp", "10.201.7.2", 81)).startswith("shut"), "pinned by the answer"
+    shown = lab.networks.egress(container.name)
+    assert shown["Allowed"] == ["10.201.7.2/32:80", "good.example:81"]
+    assert {(item["Address"], item["Port"]) for item in shown["Refused"]} >= {("10.201.7.2", 81)}
+    assert shown["RefusedNames"] == {"bad.example": 1}
+    assert (await aask(free, "tcp", "10.201.6.2", 9)).endswith("refused"), "who asks it is answered"
+
+
+DNS = """
+import dnslib, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    data, peer = s.recvfrom(2000)
+    q = dnslib.DNSRecord.parse(data)
+    r = q.reply()
+    if q.q.qtype == 1:
+        r.add_answer(dnslib.RR(q.q.qname, rdata=dnslib.A("10.201.7.2"), ttl=5))
+    s.sendto(r.pack(), peer)
+"""
+
+
+@in_lab()
+async def test_resolver_forwards_by_udp_and_tcp(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(DNS, "10.201.7.2")
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _c, box = await lab.run("n1", dns=["10.201.7.9", "10.201.7.2"])
+    assert await lookup(box, "elsewhere.example") == "NOERROR 10.201.7.2", "the second server is asked"
+
+
+@in_lab()
+async def test_internal_networks_ask_nobody_outside(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(DNS, "10.201.7.2")
+    await lab.networks.create(CreateNetwork(name="inner", internal=True))
+    _c, box = await lab.run("inner", dns=["10.201.7.2"])
+    assert await lookup(box, "elsewhere.example") == "SERVFAIL"
+
+
+@in_lab()
+async def test_a_flood_of_questions_stops_nobody(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _a, flooder = await lab.run("n1", name="a")
+    _b, box = await lab.run("n1", name="b")
+    flooder.app(FLOOD)
+    started = asyncio.get_running_loop().time()
+    for _ in range(5):
+        assert (await lookup(box, "a")).startswith("NOERROR 172.")
+    assert asyncio.get_running_loop().time() - started < 5
+
+
+FLOOD = """
+import socket, threading, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+q = b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1x\\7example\\0\\0\\1\\0\\1"
+print("ready", flush=True)
+end = time.time() + 4
+while time.time() < end:
+    for _ in range(200):
+        s.sendto(q, ("127.0.0.11", 53))
+    time.sleep(0.001)
+"""
+
+
+@in_lab()
+async def test_ipv6(lab: Lab) -> None:
+    outside = lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
+    await lab.networks.create(CreateNetwork(name="six", enable_ipv6=True))
+    web, server = await lab.run("six", name="web", ports={"80/tcp": "8080"})
+    _two, client = await lab.run("six", name="two")
+    place = lab.networks.settings(web.id)["Networks"]["six"]
+    assert place["GlobalIPv6Address"].startswith("fd") and place["GlobalIPv6PrefixLen"] == 64
+    server.app(ECHO, "tcp", "::", "80", "web")
+    assert await lookup(client, "web", "AAAA") == f"NOERROR {place['GlobalIPv6Address']}"
+    assert await ping(client, place["GlobalIPv6Address"])
+    answer = await aask(outside, "tcp", "fd00:77::1", 8080)
+    assert answer == "web fd00:77::2 hello"
+    assert (await aask(None, "tcp", "::1", 8080)).startswith("web")
+    assert await ping(client, "fd00:77::2")
+    assert not await ping(outside, place["GlobalIPv6Address"])
+
+
+def _supported(kind: str) -> bool:
+    name = "smpfprobe"
+    with Netlink() as route:
+        try:
+            route.send(rt.add_bridge("smpfpb"))
+            lower = rt.find_link(route, "smpfpb")
+            assert lower is not None
+            if kind == "macvlan":
+                route.send(rt.add_macvlan(name, lower.index, "bridge", netns=None))
+            else:
+                route.send(rt.add_ipvlan(name, lower.index, "l2", "bridge", netns=None))
+        except OSError:
+            return False
+        finally:
+            found = rt.find_link(route, "smpfpb")
+            if found is not None:
+                route.send(rt.delete_link(found.index))
+    return True
+
+
+@pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
+def test_lan_drivers(driver: str) -> None:
+    if not _supported(driver):
+        pytest.skip(f"the kernel has no {driver}")
+
+    @in_lab()
+    async def check(lab: Lab) -> None:
+        outside = lab.neighbour()
+        from sampan.engine.networks.create import IPAM, IPAMConfig
+
+        ipam = IPAM(
+            config=[IPAMConfig(subnet="10.201.7.0/24", gateway="10.201.7.254", ip_range="10.201.7.64/28")]
+        )
+        await lab.networks.create(
+            CreateNetwork(name="lan", driver=driver, options={"parent": "smpfw1"}, ipam=ipam)
+        )
+        _one, first = await lab.run("lan", name="one", networks={"lan": EndpointSettings()})
+        _two, second = await lab.run("lan", name="two")
+        assert await ping(first, "10.201.7.65") and await ping(second, "10.201.7.64")
+        assert await ping(outside, "10.201.7.64")
+
+    check()
+
+
+def test_judge_of_rulesets() -> None:
+    def chain(hook: str, policy: str = "accept", **more: Any) -> dict[str, Any]:
+        base = {
+            "family": "inet",
+            "table": "t",
+            "name": hook,
+            "type": "filter",
+            "hook": hook,
+            "policy": policy,
+        }
+        return {"chain": {**base, **more}}
+
+    def rule(where: str, *expr: dict[str, Any]) -> dict[str, Any]:
+        return {"rule": {"family": "inet", "table": "t", "chain": where, "expr": list(expr)}}
+
+    invalid = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+    assert not judge([]).input_blocks
+    assert judge([chain("input", "drop")]).input_blocks
+    assert not judge([chain("input", "drop", table="sampan_x")]).input_blocks, "another engine's own table"
+    assert judge([chain("input"), rule("input", {"reject": None})]).input_blocks
+    assert not judge([chain("input"), rule("input", invalid, {"drop": None})]).input_blocks
+    assert not judge([chain("input"), rule("input", {"accept": None})]).input_blocks
+    jumping = [chain("forward"), rule("forward", {"jump": {"target": "x"}}), rule("x", {"drop": None})]
+    assert judge(jumping).forward_blocks and not judge(jumping).input_blocks
+    looping = [chain("input"), rule("input", {"goto": {"target": "input"}})]
+    assert not judge(looping).input_blocks
+    assert not judge([chain("input", type="nat"), rule("input", {"drop": None})]).input_blocks
+
+
+def test_boxes_end() -> None:
+    box = Box()
+    box.end()
+    assert box.process.returncode is not None

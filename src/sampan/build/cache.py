@@ -139,6 +139,19 @@ class Cache:
             (key, slot, hit.chain or "", hit.created, description, size, inputs.packed(), now, now),
         )
 
+    def take_in(self, key: str, hit: Hit) -> None:
+        """Add what an image's inline cache says, unless the key is known. Its inputs aren't, only the result."""
+        if self.lookup(key) is not None:
+            return
+        if hit.chain:
+            self._leases.hold(f"build-cache:{key}", layers=[hit.chain])
+        size = self._layers.get(hit.chain).size if hit.chain else 0
+        now = time.time()
+        self._db.execute(
+            "INSERT OR IGNORE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (key, "", hit.chain or "", hit.created, hit.description, size, Inputs("", "").packed(), now, now),
+        )
+
     def previous(self, slot: str) -> Inputs | None:
         """The inputs of the last step that was made in this place."""
         statement = "SELECT inputs FROM build_cache WHERE slot = ? ORDER BY made DESC LIMIT 1"
@@ -152,10 +165,8 @@ class Cache:
         if touched:
             now = time.time()
             with self._db.transaction() as tx:
-                tx.executemany(
-                    "UPDATE build_cache SET used = ?, uses = uses + 1 WHERE key = ?",
-                    [(now, k) for k in touched],
-                )
+                statement = "UPDATE build_cache SET used = ?, uses = uses + 1 WHERE key = ?"
+                tx.executemany(statement, [(now, key) for key in touched])
 
     def rows(self) -> list[Row]:
         """All rows, least recently used first."""

@@ -120,6 +120,13 @@ class Context:
         finally:
             os.close(fd)
 
+    def replace(self, directory: Path) -> None:
+        """Take another directory (a checkout) in place of the empty one."""
+        self.close()
+        self.path = directory
+        self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.plain = False
+
     def write_dockerfile(self, data: bytes, name: str = "Dockerfile") -> None:
         """Put a lone Dockerfile (``docker build - < Dockerfile``, a URL) into an empty context."""
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)

@@ -64,17 +64,6 @@ class DockerfileError(InvalidParameter):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Warning_:
-    """One lint finding: the rule's name, what is wrong here, the rule's general text, and where."""
-
-    rule: str
-    message: str
-    description: str
-    url: str
-    span: Span | None = None
-
-
 def nearest(word: str, known: list[str], limit: int = 2) -> str | None:
     """The entry of ``known`` within ``limit`` edits of ``word`` (case ignored), the closest; or None."""
     best: tuple[int, str] | None = None

@@ -50,7 +50,7 @@ class StageRun:
     # The vertex whose events the current instruction's are, and its place for the cache's explanations.
     vertex: int = 0
     ordinal: int = 0
-    quiet: bool = False
+    base_layers: int = 0
 
     @property
     def env(self) -> dict[str, str]:
@@ -81,6 +81,10 @@ class Build:
         self.platform = parse_platform(options.platform) if options.platform else native()
         self._stages: dict[int, asyncio.Task[StageRun]] = {}
         self._numbered = 0
+        # What the cache knew or learned of each step: key and result, for images that carry their cache along.
+        self.results: dict[str, Hit] = {}
+        # How many layers of the result come from the image that its first stage began with.
+        self.base_layers = 0
 
     async def run(self) -> Image:
         """Build the target's stages, independent ones at the same time.
@@ -97,7 +101,9 @@ class Build:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
                 for task in done:
                     task.result()
-            return (await self.stage(self.plan.target)).image
+            run = await self.stage(self.plan.target)
+            self.base_layers = run.base_layers
+            return run.image
         finally:
             for task in self._stages.values():
                 task.cancel()
@@ -150,6 +156,7 @@ class Build:
         if plan.parent is not None:
             parent = await self.stage(plan.parent)
             run.image, run.scope = parent.image, Scope(self.plan.scope, parent.scope.args)
+            run.base_layers = parent.base_layers
         self.tell("start", plan.vertex)
         await self._located(plan.stage.base.span, plan.vertex, self._base(run))
         self.tell("done", plan.vertex, run.image.id if run.image.layered else "")
@@ -166,6 +173,7 @@ class Build:
             run.image = await self.worker.resolve(
                 plan.base, platform, self.options.pull, lambda text: self.tell("note", plan.vertex, text)
             )
+            run.base_layers = len(run.image.document["rootfs"]["diff_ids"])
         if base.stage and self.file.find(base.stage, plan.stage.index) is not None:
             raise InvalidParameter(f"{base.stage} stage name already used")
         await self._triggers(run)
@@ -325,6 +333,7 @@ class Build:
         hit = self.worker.cache.lookup(inputs.key())
         if hit is not None:
             self.tell("cached", run.vertex)
+            self.results[inputs.key()] = hit
             return hit
         previous = self.worker.cache.previous(self.slot(run))
         self.tell("why", run.vertex, reasons=explain(previous, inputs))
@@ -332,6 +341,7 @@ class Build:
 
     def store(self, run: StageRun, inputs: Inputs, description: str, hit: Hit, size: int) -> None:
         """Put a step's result into the cache."""
+        self.results[inputs.key()] = Hit(hit.chain, hit.created, description)
         self.worker.cache.store(inputs, self.slot(run), description, hit, size)
 
     def slot(self, run: StageRun) -> str:

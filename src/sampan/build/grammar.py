@@ -53,6 +53,8 @@ def read_dockerfile(data: bytes, name: str = "Dockerfile") -> ins.Dockerfile:
 def _stages(parsed: Parsed) -> ins.Dockerfile:
     file = ins.Dockerfile(parsed.name, parsed.lines, parsed.escape, parsed.directives, [], [])
     for node in parsed.nodes:
+        if node.empty_continuation:
+            file.empty_continuations.append((node.span, node.original))
         instruction = instruction_of(node, parsed.escape)
         if isinstance(instruction, ins.From):
             file.stages.append(ins.Stage(len(file.stages), instruction))

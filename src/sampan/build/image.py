@@ -31,6 +31,8 @@ class Image:
     document: dict[str, Any]
     chain: str | None
     base_reference: str = ""
+    # The id of the stored image that this still is: its bytes may be written in another way.
+    stored: str = ""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class Image:
     @property
     def id(self) -> str:
         """``sha256:…`` of the document."""
-        return "sha256:" + hashlib.sha256(self.encoded()).hexdigest()
+        return self.stored or "sha256:" + hashlib.sha256(self.encoded()).hexdigest()
 
     def then(
         self,
@@ -117,7 +119,7 @@ _KEPT = (
 )
 
 
-def from_document(document: dict[str, Any], chain: str | None, reference: str) -> Image:
+def from_document(document: dict[str, Any], chain: str | None, reference: str, identity: str) -> Image:
     """The image that FROM starts with, out of a stored image's document."""
     kept = {key: copy.deepcopy(document[key]) for key in _KEPT if document.get(key)}
     kept.setdefault("config", {})
@@ -126,4 +128,4 @@ def from_document(document: dict[str, Any], chain: str | None, reference: str) -
     kept["created"] = document.get("created") or "0001-01-01T00:00:00Z"
     if not imageconfig.env_dict(kept["config"]).get("PATH"):
         imageconfig.set_env(kept["config"], "PATH", imageconfig.DEFAULT_PATH)
-    return Image(kept, chain, reference)
+    return Image(kept, chain, reference, identity)

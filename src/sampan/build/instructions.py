@@ -207,6 +207,7 @@ class Dockerfile:
     directives: dict[str, str]
     globals: list[Arg]
     stages: list[Stage]
+    empty_continuations: list[tuple[Span, str]] = field(default_factory=list)
 
     def find(self, name: str, before: int | None = None) -> Stage | None:
         """The last stage called ``name`` (case ignored) among the first ``before`` ones."""

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sampan.build.diagnostics import Warning_
-
-Kind = Literal["start", "note", "running", "log", "cached", "done", "failed", "why", "warning"]
+Kind = Literal["start", "note", "running", "log", "cached", "done", "failed", "why"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,6 @@ class Event:
     data: bytes = b""
     stream: int = 1
     reasons: tuple[str, ...] = ()
-    warning: Warning_ | None = None
 
 
 @dataclass(slots=True)

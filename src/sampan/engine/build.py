@@ -1,0 +1,345 @@
+"""Builds: a context and options in, progress out, an image in the store.
+
+A build's files lie below ``<data-root>/build/<id>/`` while it runs: its context, the upper directories of
+its steps, downloads. All of it goes when the build ends, however it ends; what a crash leaves goes at the
+next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan import errors
+from sampan.build import fetch, lint, outputs
+from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache
+from sampan.build.classic import Classic, short
+from sampan.build.context import Context, is_archive
+from sampan.build.executor import Build
+from sampan.build.grammar import read_dockerfile
+from sampan.build.image import Image
+from sampan.build.imageconfig import env_dict
+from sampan.build.instructions import Dockerfile
+from sampan.build.options import BuildOptions, native, parse_platform
+from sampan.build.plan import Plan, make_plan
+from sampan.build.progress import Event
+from sampan.engine.buildworker import CacheMounts, EngineWorker, Pull, Run
+from sampan.engine.config import EngineConfig
+from sampan.engine.contextfeed import read_in_thread
+from sampan.engine.events import EventBus
+from sampan.images.reference import Reference
+from sampan.images.store import ImageStore
+from sampan.storage.db import Database
+from sampan.storage.gc import Leases
+from sampan.storage.layers import LayerStore
+
+Object = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Job:
+    """A build that is ready to run: context here, Dockerfile read, plan made."""
+
+    directory: Path
+    context: Context
+    file: Dockerfile
+    plan: Plan
+    options: BuildOptions
+    names: list[Reference]
+    warnings: list[lint.Finding] = field(default_factory=list)
+
+
+class Builder:
+    """The builds of one engine."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        db: Database,
+        *,
+        images: ImageStore,
+        layers: LayerStore,
+        leases: Leases,
+        events: EventBus,
+        run: Run,
+        pull: Pull | None = None,
+    ) -> None:
+        self.config = config
+        self.images = images
+        self.layers = layers
+        self.leases = leases
+        self.events = events
+        self.cache = Cache(db, layers, leases)
+        self.mounts = CacheMounts(config.data_root / "build-mounts")
+        self._root = config.data_root / "build"
+        self._secrets = config.exec_root / "build"
+        self._run = run
+        self._pull = pull
+        self._running: set[str] = set()
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Remove what a crash left of earlier builds."""
+        for path in (self._root, self._secrets):
+            await asyncio.to_thread(shutil.rmtree, path, True)
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def close(self) -> None:
+        """Wait for the removal of finished builds' files."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def build(
+        self,
+        body: AsyncIterator[bytes] | None,
+        options: BuildOptions,
+        *,
+        why: bool = False,
+        quiet: bool = False,
+    ) -> AsyncIterator[Object]:
+        """Build, yielding the objects of the classic stream.
+
+        Before the first object: InvalidParameter for a malformed Dockerfile or option, SystemFailure when
+        the context or Dockerfile can't be had. Later: BuildFailed. Closing the iterator stops the build.
+        """
+        job_id = secrets.token_hex(8)
+        directory = self._root / job_id
+        directory.mkdir(mode=0o700)
+        job: Job | None = None
+        try:
+            with self.leases.working():
+                job = await self._prepare(directory, body, options)
+                if options.check:
+                    yield outputs.check_result(job.file, job.warnings)
+                    return
+                async for found in self._execute(job, why, quiet):
+                    yield found
+        finally:
+            if job is not None:
+                job.context.close()
+            self._later(directory)
+
+    def _later(self, directory: Path) -> None:
+        """Remove a build's files when nobody waits."""
+        task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, directory, True))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- before the stream ------------------------------------------------------------------------------
+
+    async def _prepare(
+        self, directory: Path, body: AsyncIterator[bytes] | None, options: BuildOptions
+    ) -> Job:
+        names = [_name(tag) for tag in options.tags]
+        platform = parse_platform(options.platform) if options.platform else native()
+        options.epoch  # noqa: B018 - raises when it is malformed, before anything is done
+        context = Context(directory / "context")
+        try:
+            if options.remote:
+                await asyncio.to_thread(self._remote, context, options, directory)
+            elif body is not None:
+                await read_in_thread(body, context.receive)
+            name = options.dockerfile or "Dockerfile"
+            data = context.dockerfile(options.dockerfile)
+            file = read_dockerfile(data, name)
+            context.apply_ignore(name)
+            plan = make_plan(file, options, platform)
+        except BaseException:
+            context.close()
+            raise
+        job = Job(directory, context, file, plan, options, names)
+        job.warnings = lint.check(file, options, context.ignore, self._base_env)
+        if job.warnings and lint.fails(file) and not options.check:
+            raise errors.InvalidParameter(f"lint violation found for rules: {lint.names(job.warnings)}")
+        return job
+
+    def _base_env(self, reference: str) -> set[str] | None:
+        try:
+            found = self.images.find(reference)
+        except errors.SampanError:
+            return None
+        return set(env_dict(found.config)) if found else None
+
+    def _remote(self, context: Context, options: BuildOptions, directory: Path) -> None:
+        """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
+        remote = options.remote
+        if fetch.is_git(remote):
+            keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
+            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep)
+            context.replace(top)
+            return
+        if not fetch.is_url(remote):
+            raise errors.InvalidParameter(
+                f"remote must be a git repository or an HTTP(S) URL: {remote}",
+                hint="A local directory is sent as an archive in the request's body.",
+            )
+        target = directory / "remote"
+        try:
+            fetch.download(remote, target, {})
+        except errors.SampanError as error:
+            raise errors.SystemFailure(
+                f"error downloading remote context {remote}: {error.message}", hint=error.hint
+            ) from error
+        with open(target, "rb") as file:
+            if is_archive(file.read(1024)):
+                file.seek(0)
+                context.receive(file.read)
+                return
+            file.seek(0)
+            context.write_dockerfile(file.read(8 << 20))
+            options.dockerfile = "Dockerfile"
+
+    # -- the stream -------------------------------------------------------------------------------------
+
+    async def _execute(self, job: Job, why: bool, quiet: bool) -> AsyncIterator[Object]:
+        worker = EngineWorker(
+            images=self.images,
+            layers=self.layers,
+            cache=self.cache,
+            mounts=self.mounts,
+            secrets_dir=self._secrets,
+            run=self._run,
+            pull=self._pull,
+            auth=job.options.auth,
+        )
+        for reference in job.options.cache_from:
+            await self._cache_from(worker, reference)
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        build = Build(job.plan, job.options, worker, job.context, job.directory, queue.put_nowait)
+        task = asyncio.create_task(build.run())
+        task.add_done_callback(lambda _: queue.put_nowait(None))
+        words = Classic(job.plan.vertices, why=why)
+        held: list[Object] = []
+        try:
+            while (event := await queue.get()) is not None:
+                for found in words.feed(event):
+                    if quiet and "aux" not in found:
+                        held.append(found)
+                    else:
+                        yield found
+            try:
+                async for found in self._finish(job, build, task.result(), quiet):
+                    yield found
+            except errors.SampanError:
+                for found in held:
+                    yield found
+                raise
+        finally:
+            task.cancel()
+            with contextlib.suppress(BaseException):
+                await task
+            await asyncio.to_thread(self._settle)
+
+    async def _cache_from(self, worker: EngineWorker, reference: str) -> None:
+        """Take in the cache that an image carries along; an image that can't be had is passed over, as Docker does."""
+        try:
+            await worker.resolve(reference, native(), False, lambda _: None)
+            found = self.images.get(reference)
+        except errors.SampanError:
+            return
+        for key, hit in outputs.inline_cache(found.document).items():
+            if hit.chain is None or self.layers.has(hit.chain):
+                self.cache.take_in(key, hit)
+
+    def _settle(self) -> None:
+        self.cache.flush()
+        self.cache.trim(MAX_SIZE, MAX_AGE)
+
+    async def _finish(self, job: Job, build: Build, image: Image, quiet: bool) -> AsyncIterator[Object]:
+        if not image.layered:
+            raise errors.SystemFailure("No image was generated. Is your Dockerfile empty?")
+        if job.options.squash:
+            squashed = job.directory / "squash"
+            image = await asyncio.to_thread(outputs.squash, image, build.base_layers, self.layers, squashed)
+        inline = job.options.args.get("BUILDKIT_INLINE_CACHE") or "0"
+        if inline.lower() not in ("0", "false"):
+            image = outputs.with_inline_cache(image, build.results)
+        identity = image.stored or (await asyncio.to_thread(self.images.add, image.encoded())).id
+        for warning in [] if quiet else _warnings(job):
+            yield {"stream": warning}
+        if quiet:
+            yield {"stream": f"{identity}\n"}
+        else:
+            yield {"stream": f"Successfully built {short(identity)}\n"}
+        for name in job.names:
+            self._tag(name, identity)
+            if not quiet:
+                yield {"stream": f"Successfully tagged {name.familiar}\n"}
+        for output in job.options.outputs:
+            pieces = outputs.archive(image, self.layers, output)
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield outputs.chunk(piece)
+
+    def _tag(self, name: Reference, identity: str) -> None:
+        self.images.tag(name, identity)
+        self.events.publish("image", "tag", identity, {"name": name.familiar})
+
+    # -- cache ------------------------------------------------------------------------------------------
+
+    async def prune(
+        self, *, everything: bool = False, keep: int = 0, before: float | None = None
+    ) -> Mapping[str, Any]:
+        """Forget cache rows and cache mounts; ``CachesDeleted`` (ids) and ``SpaceReclaimed`` (bytes).
+
+        ``before``: only what was last used earlier (seconds since 1970). ``keep``: bytes that may stay.
+        Rows whose layers an image uses are dropped only with ``everything``.
+        """
+        return await asyncio.to_thread(self._prune, everything, keep, before)
+
+    def _prune(self, everything: bool, keep: int, before: float | None) -> Mapping[str, Any]:
+        in_use = {layer for image in self.images.list() for layer in image.layers}
+        rows = self.cache.rows()
+        total = sum(row.size for row in rows)
+        gone: list[str] = []
+        for row in rows:
+            spared = not everything and row.chain in in_use
+            if spared or (before is not None and row.used >= before) or (keep and total <= keep):
+                continue
+            gone.append(row.key)
+            total -= row.size
+        self.cache.remove(gone)
+        mounts, size = self.mounts.prune(before) if not keep else ([], 0)
+        collected = self.leases.collect()
+        return {"CachesDeleted": [*gone, *mounts] or None, "SpaceReclaimed": size + collected.size}
+
+    def usage(self) -> list[Mapping[str, Any]]:
+        """The cache as ``/system/df`` lists it."""
+        in_use = {layer for image in self.images.list() for layer in image.layers}
+        return [
+            {
+                "ID": row.key[:25],
+                "Type": "regular",
+                "Description": row.description,
+                "InUse": False,
+                "Shared": row.chain in in_use,
+                "Size": row.size,
+                "CreatedAt": row.made,
+                "LastUsedAt": row.used,
+                "UsageCount": row.uses,
+            }
+            for row in self.cache.rows()
+        ]
+
+
+def _name(tag: str) -> Reference:
+    """A name for the result. dockerd answers 500 for one that it can't read."""
+    try:
+        name = Reference.parse(tag)
+    except errors.InvalidParameter as error:
+        raise errors.SystemFailure(error.message, hint=error.hint) from None
+    if name.digest:
+        raise errors.SystemFailure("build tag cannot contain a digest")
+    return name
+
+
+def _warnings(job: Job) -> list[str]:
+    lines = [f"[Warning] {finding.text}\n" for finding in job.warnings]
+    unused = job.plan.scope.unused()
+    if unused:
+        lines.append(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+    return lines

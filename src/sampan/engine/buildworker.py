@@ -1,0 +1,208 @@
+"""What builds use of the engine: base images, processes for RUN, cache mounts, secrets, downloads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sampan import errors
+from sampan.build import fetch, image
+from sampan.build.cache import Cache
+from sampan.build.options import Platform
+from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
+from sampan.images.reference import Reference
+from sampan.images.store import ImageStore
+from sampan.runtime.config import ContainerConfig, HostConfig
+from sampan.storage.layers import LayerStore
+
+Pull = Callable[[str, Platform, Mapping[str, Any], Callable[[str], None]], Awaitable[None]]
+"""Pulls a reference for a platform with the client's credentials; tells progress as lines."""
+Run = Callable[[RunRequest, ContainerConfig, HostConfig, Output], Awaitable[int]]
+
+
+class CacheMounts:
+    """The directories of ``RUN --mount=type=cache``, kept between builds below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: dict[Path, int] = {}
+
+    @asynccontextmanager
+    async def use(self, identity: str, sharing: str) -> AsyncIterator[Path]:
+        """The directory of ``identity`` while it is used, by its sharing mode (shared, private, locked)."""
+        name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        if sharing == "locked":
+            async with self._locks.setdefault(name, asyncio.Lock()):
+                async with self._counted(self._made(name)) as path:
+                    yield path
+            return
+        path = self._made(name)
+        number = 1
+        while sharing == "private" and self._users.get(path):
+            path = self._made(f"{name}.{number}")
+            number += 1
+        async with self._counted(path) as used:
+            yield used
+
+    @asynccontextmanager
+    async def _counted(self, path: Path) -> AsyncIterator[Path]:
+        self._users[path] = self._users.get(path, 0) + 1
+        try:
+            yield path
+        finally:
+            self._users[path] -= 1
+            os.utime(path)
+
+    def _made(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return path
+
+    def prune(self, before: float | None = None) -> tuple[list[str], int]:
+        """Remove those that nobody uses (and that were last used before ``before``); names and bytes."""
+        gone, size = [], 0
+        entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for path in entries:
+            if self._users.get(path) or (before is not None and path.stat().st_mtime >= before):
+                continue
+            size += tree_size(path)
+            shutil.rmtree(path, ignore_errors=True)
+            gone.append(path.name)
+        return gone, size
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk by name."""
+        entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        return {path.name: tree_size(path) for path in entries}
+
+
+def tree_size(path: Path) -> int:
+    """Bytes that the files below ``path`` take."""
+    total = 0
+    for directory, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+class EngineWorker:
+    """The engine as one build sees it (`sampan.build.worker.Worker`)."""
+
+    def __init__(
+        self,
+        *,
+        images: ImageStore,
+        layers: LayerStore,
+        cache: Cache,
+        mounts: CacheMounts,
+        secrets_dir: Path,
+        run: Run,
+        pull: Pull | None,
+        auth: Mapping[str, Any],
+    ) -> None:
+        self.images = images
+        self.layers = layers
+        self.cache = cache
+        self._mounts = mounts
+        self._secrets_dir = secrets_dir
+        self._run = run
+        self._pull = pull
+        self._auth = auth
+        self._resolving: dict[tuple[str, str], asyncio.Lock] = {}
+        self._pulled: set[tuple[str, str]] = set()
+
+    async def resolve(
+        self, reference: str, platform: Platform, pull: bool, note: Callable[[str], None]
+    ) -> image.Image:
+        """The image called ``reference``; pulled when it isn't here, once a build when ``pull`` asks for it."""
+        key = (reference, str(platform))
+        async with self._resolving.setdefault(key, asyncio.Lock()):
+            found = self.images.find(reference)
+            wrong = found is not None and found.architecture not in ("", platform.architecture)
+            if found is None:
+                Reference.parse(reference)
+            if found is None or wrong or (pull and key not in self._pulled):
+                if self._pull is None:
+                    raise errors.NotFound(
+                        f"pull access denied for {reference}, repository does not exist or may require "
+                        "'docker login'",
+                        hint="The image isn't here, and this engine has no registry client.",
+                    )
+                await self._pull(reference, platform, self._auth, note)
+                self._pulled.add(key)
+                found = self.images.get(reference)
+        return image.from_document(found.document, found.chain, reference, found.id)
+
+    async def run(self, request: RunRequest, output: Output) -> int:
+        """Execute one RUN; its exit code."""
+        config = ContainerConfig(
+            user=request.user,
+            env=request.env,
+            cmd=request.args,
+            working_dir=request.cwd,
+            image=request.image,
+        )
+        host = msgspec.convert(dict(request.host), HostConfig)
+        host.network_mode = request.network or "default"
+        return await self._run(request, config, host, output)
+
+    @asynccontextmanager
+    async def cache_mount(self, identity: str, sharing: str) -> AsyncIterator[Path]:
+        """A cache mount's directory while it is used."""
+        async with self._mounts.use(identity, sharing) as path:
+            yield path
+
+    def secret_file(self, data: bytes) -> Path:
+        """A new file with a secret, below the run-time directory (on memory)."""
+        self._secrets_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=self._secrets_dir)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        return Path(name)
+
+    async def fetch(self, url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
+        """Download in a thread."""
+        return await asyncio.to_thread(fetch.download, url, target, headers)
+
+
+def mount_entries(mounts: list[BuildMount]) -> list[dict[str, Any]]:
+    """Build mounts as mounts of an OCI runtime configuration (config.md, "Mounts")."""
+    return [_mount_entry(mount) for mount in mounts]
+
+
+def _mount_entry(mount: BuildMount) -> dict[str, Any]:
+    if mount.kind == "bind":
+        mode = "ro" if mount.readonly else "rw"
+        return {
+            "destination": mount.target,
+            "type": "bind",
+            "source": mount.source,
+            "options": ["rbind", "rprivate", mode],
+        }
+    if mount.kind == "tmpfs":
+        size = [f"size={mount.size}"] if mount.size else []
+        return {
+            "destination": mount.target,
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "nodev", "mode=1777", *size],
+        }
+    options = [f"lowerdir={':'.join(mount.lowers)}"]
+    if mount.upper is not None:
+        options += [f"upperdir={mount.upper[0]}", f"workdir={mount.upper[1]}"]
+    else:
+        options.append("ro")
+    return {"destination": mount.target, "type": "overlay", "source": "overlay", "options": options}

@@ -1,0 +1,217 @@
+"""``build``: send the context, show the steps, print what came out."""
+
+from __future__ import annotations
+
+import os
+
+from sampan.cli import context, names, progress, terminal, units
+from sampan.cli.command import CLI, Command
+from sampan.cli.errors import CLIError, FlagError
+from sampan.client import credentials, jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from sampan.cli.flags import Options
+
+REFRESH = 512 * 1024
+
+
+def build(cli: CLI, options: Options, arguments: list[str]) -> int:
+    """The failing step's exit code is ours."""
+    for tag in options.all("tag"):
+        _check_tag(tag)
+    sent = context.prepare(arguments[0], options.text("file"))
+    quiet = options.flag("quiet")
+    query = _query(cli, options, sent)
+    headers = {"Content-Type": "application/x-tar", **credentials.all_headers(cli.config)}
+    if secrets := _secrets(options.all("secret")):
+        headers["X-Sampan-Build-Secrets"] = credentials.encode(secrets)
+    body = sent.body if sent.body is None or quiet else _counted(cli, sent.body)
+    stream = cli.client.stream("POST", "/build", query, body=body, headers=headers)
+    identifiers: list[str] = []
+
+    def note(record: dict[str, Any]) -> None:
+        if record.get("ID"):
+            identifiers.append(str(record["ID"]))
+
+    if quiet:
+        _quietly(cli, stream, note)
+    else:
+        progress.show(stream, 1, note)
+    if path := options.text("iidfile"):
+        with open(path, "w", encoding="ascii") as file:
+            file.write(identifiers[-1] if identifiers else "")
+    return 0
+
+
+def _check_tag(tag: str) -> None:
+    try:
+        names.parse(tag)
+    except CLIError as error:
+        raise FlagError(f'invalid argument "{tag}" for "-t, --tag" flag: {error.message}', hint=error.hint) from None
+
+
+def _quietly(cli: CLI, stream: Iterator[dict[str, Any]], note: Any) -> None:
+    """Only the id, unless it fails: then everything that was said, on stderr."""
+    said: list[dict[str, Any]] = []
+    last = ""
+    try:
+        for item in stream:
+            said.append(item)
+            if "aux" in item:
+                note(item["aux"])
+            last = str(item.get("stream") or last)
+            if "error" in item:
+                progress.show([item], 2)
+    except CLIError:
+        progress.show([item for item in said if "stream" in item], 2)
+        raise
+    cli.print(last.strip())
+
+
+def _counted(cli: CLI, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Show how much of the context has gone."""
+    sent, shown = 0, 0
+    drawn = terminal.is_terminal(1)
+    for piece in pieces:
+        yield piece
+        sent += len(piece)
+        if drawn and sent - shown > REFRESH:
+            shown = sent
+            cli.write(f"Sending build context to Docker daemon {units.size(sent):>9}\r")
+    cli.write(f"Sending build context to Docker daemon {units.size(sent):>9}\r\r\n")
+
+
+def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
+    query: dict[str, Any] = {
+        "dockerfile": sent.dockerfile or "Dockerfile",
+        "remote": sent.remote or None,
+        "t": options.all("tag") or None,
+        "rm": options.flag("rm"),
+        "version": 1,
+    }
+    if not options.flag("rm"):
+        query["rm"] = 0
+    for flag, key in _FLAGS:
+        query[key] = options.flag(flag)
+    for flag, key in _VALUES:
+        query[key] = options.text(flag) if options.text(flag) not in ("", "0") else None
+    if options.flag("quiet"):
+        query["q"] = True
+    arguments = _arguments(options.all("build-arg"), cli.config.proxies(cli.client.endpoint.url))
+    for key, value in (
+        ("buildargs", arguments),
+        ("labels", dict(label.partition("=")[::2] for label in options.all("label"))),
+        ("cachefrom", options.all("cache-from")),
+        ("ulimits", options.all("ulimit")),
+    ):
+        if value:
+            query[key] = jsontext.dumps(value)
+    query["extrahosts"] = options.all("add-host") or None
+    query["securityopt"] = jsontext.dumps(options.all("security-opt")) if options.all("security-opt") else None
+    if options.flag("check"):
+        query["check"] = True
+    if options.flag("why"):
+        query["why"] = True
+    return query
+
+
+def _arguments(entries: list[str], proxies: dict[str, str]) -> dict[str, str | None]:
+    """``NAME=value``, or ``NAME`` for the value it has here."""
+    found: dict[str, str | None] = dict(proxies)
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        found[name] = value if equals else os.environ.get(name)
+    return found
+
+
+def _secrets(entries: list[str]) -> dict[str, str]:
+    """``id=x,src=file`` or ``id=x,env=NAME``: contents in base64 by id."""
+    import binascii
+
+    found = {}
+    for entry in entries:
+        fields = dict(field.partition("=")[::2] for field in entry.split(","))
+        name = fields.get("id") or os.path.basename(fields.get("src", ""))
+        variable = fields.get("env", "")
+        path = fields.get("src") or fields.get("source") or ""
+        if not name:
+            raise FlagError(f'invalid argument "{entry}" for "--secret" flag: an id is required')
+        if not path and (variable or name in os.environ):
+            content = os.environ.get(variable or name, "").encode("utf-8", "surrogateescape")
+        else:
+            try:
+                with open(path or name, "rb") as file:
+                    content = file.read()
+            except OSError as error:
+                raise CLIError(f"failed to stat {path or name}: {(error.strerror or '').lower()}") from None
+        found[name] = binascii.b2a_base64(content, newline=False).decode()
+    return found
+
+
+_FLAGS = (
+    ("no-cache", "nocache"),
+    ("pull", "pull"),
+    ("force-rm", "forcerm"),
+    ("squash", "squash"),
+)
+_VALUES = (
+    ("target", "target"),
+    ("network", "networkmode"),
+    ("platform", "platform"),
+    ("isolation", "isolation"),
+    ("cgroup-parent", "cgroupparent"),
+    ("cpu-period", "cpuperiod"),
+    ("cpu-quota", "cpuquota"),
+    ("cpu-shares", "cpushares"),
+    ("cpuset-cpus", "cpusetcpus"),
+    ("cpuset-mems", "cpusetmems"),
+    ("memory", "memory"),
+    ("memory-swap", "memswap"),
+    ("shm-size", "shmsize"),
+)
+BUILD = Command(
+    build,
+    "[OPTIONS] PATH | URL | -",
+    "Build an image from a Dockerfile",
+    (1, 1),
+    (
+        ("add-host", "", "add-host", "", "Add a line to /etc/hosts (host:ip)"),
+        ("build-arg", "", "list", "", "Set a build-time variable (NAME=value)"),
+        ("cache-from", "", "strings", "", "Images whose layers may be used as cache"),
+        ("cgroup-parent", "", "string", "", "Put the cgroups of RUN below this one"),
+        ("check", "", "bool", False, "Check the Dockerfile, build nothing"),
+        ("compress", "", "bool", False, "Accepted for docker's sake: a local socket gains nothing"),
+        ("cpu-period", "", "int", 0, "Length of a CFS period in microseconds"),
+        ("cpu-quota", "", "int", 0, "CPU time a period in microseconds"),
+        ("cpu-shares", "c", "int", 0, "Weight against other containers when CPUs are busy"),
+        ("cpuset-cpus", "", "string", "", "Which CPUs may be used (0-3, 0,1)"),
+        ("cpuset-mems", "", "string", "", "Which memory nodes may be used (0-3, 0,1)"),
+        ("disable-content-trust", "", "bool", True, "Skip image verification"),
+        ("file", "f", "string", "", "The Dockerfile ('-': from stdin; default PATH/Dockerfile)"),
+        ("force-rm", "", "bool", False, "Remove intermediate containers even after a failure"),
+        ("iidfile", "", "string", "", "Write the image's id to this file"),
+        ("isolation", "", "string", "", "Isolation technology (Linux: default)"),
+        ("label", "", "label", "", "Set a label of the image (key=value)"),
+        ("memory", "m", "bytes", 0, "Memory limit of RUN (b|k|m|g)"),
+        ("memory-swap", "", "swap", 0, "Limit of memory and swap together (-1: unlimited swap)"),
+        ("network", "", "string", "", "Network of RUN: default, none, host, …"),
+        ("no-cache", "", "bool", False, "Run every step anew"),
+        ("platform", "", "string", "", "Build for this platform"),
+        ("progress", "", "string", "auto", "Accepted for docker's sake: auto, plain"),
+        ("pull", "", "bool", False, "Look for newer base images"),
+        ("quiet", "q", "bool", False, "Print the image's id only"),
+        ("rm", "", "bool", True, "Remove intermediate containers"),
+        ("secret", "", "secret", "", "A secret for RUN --mount=type=secret (id=x,src=FILE or env=NAME)"),
+        ("security-opt", "", "strings", "", "Security option of RUN"),
+        ("shm-size", "", "bytes", 0, "Size of /dev/shm of RUN"),
+        ("squash", "", "bool", False, "Make one layer of all new ones"),
+        ("tag", "t", "list", "", "Name of the image (name:tag)"),
+        ("target", "", "string", "", "Build up to this stage"),
+        ("ulimit", "", "ulimit", "", "Resource limit of RUN (name=soft[:hard])"),
+        ("why", "", "bool", False, "Say for each step why the cache did not serve"),
+    ),
+)

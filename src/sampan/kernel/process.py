@@ -30,6 +30,10 @@ _capset = libc.function("capset", ctypes.c_void_p, ctypes.c_void_p)
 _capget = libc.function("capget", ctypes.c_void_p, ctypes.c_void_p)
 _close_range = libc.syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _setsid = libc.function("setsid")
+_CLONE_PARENT = 0x8000
+# With the interpreter's lock held all the while: a PyDLL function doesn't let go of it.
+_CLONE = ctypes.PYFUNCTYPE(_long, _long, ctypes.c_void_p, ctypes.c_size_t)
+_clone3 = _CLONE(("syscall", ctypes.pythonapi))
 
 
 def set_parent_death_signal(number: int) -> None:
@@ -134,3 +138,19 @@ def close_between(first: int, last: int) -> None:
 def leave_session() -> None:
     """Start a session, if this process doesn't lead one already. setsid(2)."""
     _setsid()
+
+
+def fork_for_parent() -> int:
+    """fork(2), but the new process is a child of this one's parent (CLONE_PARENT of clone(2)).
+
+    0 in the new process. For single-threaded callers: Python is told, the C library's fork handlers are not
+    run.
+    """
+    arguments = (ctypes.c_uint64 * 11)(_CLONE_PARENT)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_clone3(435, ctypes.addressof(arguments), ctypes.sizeof(arguments)))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return libc.check(pid, "clone3")

@@ -18,6 +18,7 @@ from sampan.runtime.loop import GONE, READABLE, WRITABLE, Loop
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Wants = tuple[bool, bool, bool]
 
@@ -29,16 +30,18 @@ _LEFT_GRACE = 0.1  # seconds to find out whether a client left or the engine die
 class Hub:
     """Outputs, log, clients and stdin of one process."""
 
-    def __init__(self, loop: Loop, *, tty: bool, stdin: bool, stdin_once: bool, spill: str) -> None:
-        self.log: logwriter.Log = logwriter.NoLog()
+    def __init__(self, loop: Loop, plan: dict[str, Any]) -> None:
+        self._log: logwriter.Log | None = None  # opened with the first output
         self.engine_connected: Callable[[], bool] = lambda: True
         self.on_silent: Callable[[], None] = lambda: None  # the last output has ended
         self.on_unattached: Callable[[], None] = lambda: None  # after the end: a client has got everything
         self._loop = loop
-        self._tty = tty
-        self._stdin = stdin
-        self._stdin_once = stdin_once and not tty  # with a terminal a client's end is not the container's
-        self._spill = spill
+        self._log_options = plan.get("log")
+        self._tty: bool = plan["tty"]
+        self._stdin: bool = plan["stdin"]
+        # With a terminal a client's end is not the container's.
+        self._stdin_once = plan.get("stdin_once", False) and not self._tty
+        self._spill: str = plan.get("state_dir") or plan.get("run_dir") or "/tmp"
         self._outputs: dict[int, int] = {}  # descriptor -> stream number
         self._clients: dict[int, streams.Client] = {}
         self._input: streams.Input | None = None
@@ -84,8 +87,9 @@ class Hub:
         """Complete the log; clients go when they have got everything."""
         self._ended = True
         self._loop.cancel("flush")
-        self.log.close(now)
-        self.log = logwriter.NoLog()
+        if self._log is not None:
+            self._log.close(now)
+        self._log = logwriter.NoLog()
         if self._input is not None:
             self._input.close()
         self.drop_clients(only_idle=True)
@@ -118,11 +122,18 @@ class Hub:
             self._on_input_ready(fd)
 
     def _write_log(self, stream: int, data: bytes) -> None:
-        self.log.write(stream, data, time.time_ns())
-        if self.log.pending():
-            self._loop.after("flush", _IDLE_FLUSH, lambda: self.log.flush(time.time_ns()))
+        if self._log is None:
+            self._log = logwriter.open_log(self._log_options)
+        self._log.write(stream, data, time.time_ns())
+        if self._log.pending():
+            self._loop.after("flush", _IDLE_FLUSH, self.flush_log)
         else:
             self._loop.cancel("flush")
+
+    def flush_log(self) -> None:
+        """Write unfinished lines to the log."""
+        if self._log is not None:
+            self._log.flush(time.time_ns())
 
     def _end_output(self, fd: int) -> None:
         del self._outputs[fd]

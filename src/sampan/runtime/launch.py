@@ -62,10 +62,11 @@ class _Report:
 
 
 class Origin:
-    """What comes from the processes that forked this one: title, an exec's pidfd or -1, host's mounts."""
+    """What comes from the processes that forked this one: title; descriptors of plan, exec target or -1, host's mounts."""
 
-    def __init__(self, shown: Title, target: int, host_mounts: int) -> None:
+    def __init__(self, shown: Title, plan: int, target: int, host_mounts: int) -> None:
         self.shown = shown
+        self.plan = plan
         self.target = target
         self.host_mounts = host_mounts
 
@@ -347,7 +348,7 @@ def _start_below_init(plan: Plan, shown: Title) -> None:
         reaper.prepare_child(plan["tty"])
         return
     process.close_between(_CHANNEL, 0xFFFFFFFF)
-    shown.show("docker-init", "\0".join(["/sbin/docker-init", "--", *map(os.fsdecode, plan["args"])]))
+    shown.show(b"docker-init", b"\0".join([b"/sbin/docker-init", b"--", *map(os.fsencode, plan["args"])]))
     reaper.serve(child)
 
 

@@ -17,8 +17,8 @@ import _socket
 import os
 import time
 
-from sampan.kernel import namespaces, process, pty, signals
-from sampan.runtime import launch, logwriter, wire
+from sampan.kernel import namespaces, pty, signals
+from sampan.runtime import launch, starter, wire
 from sampan.runtime.hub import Hub
 from sampan.runtime.loop import READABLE, Loop
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     Plan = dict[str, Any]
 
-SOCKET = "s"
-EXIT_RECORD = "exit.json"
 _DRAIN = 2.0  # seconds for which output is awaited that outlives the process, as dockerd does
 
 
@@ -41,152 +39,85 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
 
     ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target)``; ``fds`` the control socket, the
     plan, with ``has_target`` the pidfd of an exec's container, then the attach clients' sockets.
-    ``host_mounts`` is the host's mount namespace.
+    ``host_mounts`` is the host's mount namespace. What is touched here stays in memory for the container's
+    life, hence the starter.
     """
     code = 1
     try:
+        os.setsid()
+        os.dup2(0, 2)  # 0 and 1 are /dev/null already
+        signals.signal(signals.SIGCHLD, _note)  # the zygote ignores it: then there is nothing to wait for
         control = _socket.socket(fileno=fds[0])
-        wire.send(control, ("hello", os.getpid(), 0, 0))
-        plan = wire.unpack_plan(fds[1])
-        _settle(plan, shown)
-        has_target = request[2]
-        target = fds[2] if has_target else -1
-        monitor = Monitor(plan, control, shown, host_mounts)
-        try:
-            monitor.start(target, list(zip(fds[3 if has_target else 2 :], request[1], strict=True)))
-        except (OSError, ValueError) as error:
-            number, detail = getattr(error, "errno", 0), str(getattr(error, "filename", "") or "")
-            monitor.tell(("failed", monitor.step, number, detail, "" if number else str(error)))
-        else:
-            monitor.loop.run()
+        first = 2 + request[2]
+        ours, theirs = wire.pair()
+        child = os.fork()
+        if child == 0:
+            target = fds[2] if request[2] else -1
+            starter.run(control, theirs, launch.Origin(shown, fds[1], target, host_mounts))
+        theirs.close()
+        for fd in fds[1:first]:
+            os.close(fd)
+        os.close(host_mounts)
+        message, given = wire.receive(ours)
+        ours.close()
+        os.waitpid(child, 0)
+        if message:
+            _, pid, plan = message
+            shown.show(b"sampan-monitor", f"sampan-monitor {plan['kind']} {plan['id']}".encode())
+            monitor = Monitor(plan, pid, control, given)
+            monitor.add_clients(fds[first:], request[1])
+            monitor.run()
             code = 0
     finally:
         os._exit(code)
 
 
-def _settle(plan: Plan, shown: Title) -> None:
-    """Own session and cgroups, no standard streams of the engine's, parent of orphans."""
-    process.leave_session()
-    process.set_subreaper()
-    os.chdir("/")
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3):
-        os.dup2(null, number)
-    os.close(null)
-    for number in (signals.SIGHUP, signals.SIGINT):
-        signals.signal(number, signals.SIG_IGN)
-    for directory in plan.get("monitor_cgroups", ()):
-        launch.write_file(f"{directory}/cgroup.procs", b"0")
-    shown.show("sampan-monitor", f"sampan-monitor {plan['kind']} {plan['id']}")
-
-
 class Monitor:
     """The state of one container or exec."""
 
-    def __init__(self, plan: Plan, control: _socket.socket, shown: Title, host_mounts: int) -> None:
+    def __init__(self, plan: Plan, pid: int, control: _socket.socket, fds: list[int]) -> None:
+        """``fds`` as :func:`sampan.runtime.starter.run` describes them."""
         self.loop = Loop()
-        self.step = "monitor"
-        spill = plan.get("state_dir") or plan.get("run_dir") or "/tmp"
-        once = plan.get("stdin_once", False)
-        self._hub = Hub(self.loop, tty=plan["tty"], stdin=plan["stdin"], stdin_once=once, spill=spill)
-        self._hub.engine_connected = lambda: bool(self._peers)
-        self._hub.on_silent = self._on_silent
-        self._hub.on_unattached = self._stop_if_done
         self._plan = plan
-        self._shown = shown
-        self._host_mounts = host_mounts
+        self._pid = pid
+        self._pidfd, channel, *others = fds
         self._peers: dict[int, _socket.socket] = {}
         self._size: tuple[int, int] | None = None
-        self._channel: _socket.socket | None = None
         self._failure: wire.Message | None = None
         self._executed = False
-        self._pid = 0
-        self._pidfd = -1
         self._started = 0
         self._status: int | None = None
         self._exit: wire.Message | None = None
+        self._channel: _socket.socket | None = _socket.socket(fileno=channel)
+        self._hub = Hub(self.loop, plan)
+        self._hub.engine_connected = lambda: bool(self._peers)
+        self._hub.on_silent = self._on_silent
+        self._hub.on_unattached = self._stop_if_done
         self._add_peer(control)
-
-    # --- start ------------------------------------------------------------------------------------------
-
-    def start(self, target: int, clients: list[tuple[int, Wants]]) -> None:
-        """Open log and streams, fork the first process. Raises OSError, ValueError; ``step`` says where."""
-        plan = self._plan
-        if plan.get("state_dir"):
-            self.step = "state"
-            _unlink(f"{plan['state_dir']}/{EXIT_RECORD}")
-        self.step = "log"
-        self._hub.log = logwriter.open_log(plan.get("log"))
         self._watch_children()
+        self.loop.watch(channel, READABLE, self._on_channel)
         if plan.get("run_dir") and plan["kind"] == "container":
-            self.step = "socket"
-            self._listen(plan["run_dir"])
-        for fd, wants in clients:
-            self._hub.add_client(fd, wants)
-        self.step = "streams"
-        stdio = self._open_streams()
-        self.step = "fork"
-        self._fork(stdio, target)
-        for fd in set(stdio):
-            os.close(fd)
-        if target >= 0:
-            os.close(target)
+            listener = _socket.socket(fileno=others.pop(0))
+            self.loop.watch(listener.fileno(), READABLE, lambda _events: self._on_connect(listener))
+        if plan["stdin"] and not plan["tty"]:
+            self._hub.open_input(others.pop(0))
+        for stream, fd in enumerate(others, 1):
+            self._hub.add_output(fd, stream)
+
+    def run(self) -> None:
+        """Until the process has ended and everybody has got everything."""
+        self._reap()  # it may have ended before SIGCHLD was watched
+        self.loop.run()
+
+    def add_clients(self, fds: list[int], wants: list[Wants]) -> None:
+        """Attach clients that were there before the start."""
+        for fd, wanted in zip(fds, wants, strict=True):
+            self._hub.add_client(fd, wanted)
 
     def _watch_children(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signals.signal(signals.SIGCHLD, _note)
         signals.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self.loop.watch(reader, READABLE, lambda _events: self._on_child(reader))
-
-    def _listen(self, run_dir: str) -> None:
-        """Bind the socket by way of a descriptor: a path in sockaddr_un has room for 107 bytes only."""
-        directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        _unlink(f"{run_dir}/{SOCKET}")
-        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
-        os.close(directory)
-        os.chmod(f"{run_dir}/{SOCKET}", 0o600)
-        listener.listen(16)
-        self.loop.watch(listener.fileno(), READABLE, lambda _events: self._on_connect(listener))
-
-    def _open_streams(self) -> list[int]:
-        """Descriptors for the child; with a tty it opens a terminal and these are only placeholders."""
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        if self._plan["tty"]:
-            return [null, null, null]
-        stdin = null
-        if self._plan["stdin"]:
-            stdin, writer = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(writer, False)
-            self._hub.open_input(writer)
-        ends = [stdin]
-        for stream in (1, 2):
-            reader, end = os.pipe2(os.O_CLOEXEC)
-            self._hub.add_output(reader, stream)
-            ends.append(end)
-        if stdin != null:
-            os.close(null)
-        return ends
-
-    def _fork(self, stdio: list[int], target: int) -> None:
-        """NEWPID is for children only, so the monitor itself may ask for it and stays outside."""
-        plan = self._plan
-        if target >= 0 and plan["nsflags"] & namespaces.CLONE_NEWPID:
-            namespaces.setns(target, namespaces.CLONE_NEWPID)
-        for path, flag in plan.get("setns", ()):
-            if flag == namespaces.CLONE_NEWPID:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                namespaces.setns(fd, flag)
-                os.close(fd)
-        if plan.get("unshare", 0) & namespaces.CLONE_NEWPID:
-            namespaces.unshare(namespaces.CLONE_NEWPID)
-        self._channel, theirs = wire.pair()
-        self._pid = os.fork()
-        if self._pid == 0:
-            launch.run(plan, theirs, stdio, launch.Origin(self._shown, target, self._host_mounts))
-        theirs.close()
-        self._pidfd = os.pidfd_open(self._pid)
-        self.loop.watch(self._channel.fileno(), READABLE, lambda _events: self._on_channel())
 
     # --- the engine -------------------------------------------------------------------------------------
 
@@ -247,7 +178,7 @@ class Monitor:
         elif kind == "close_stdin":
             self._hub.end_input()
         elif kind == "sync":
-            self._hub.log.flush(time.time_ns())
+            self._hub.flush_log()
             self.tell(("synced", message[1]))
 
     def _say_go(self) -> None:
@@ -274,7 +205,7 @@ class Monitor:
 
     # --- the first process ------------------------------------------------------------------------------
 
-    def _on_channel(self) -> None:
+    def _on_channel(self, _events: int) -> None:
         channel = self._channel
         if channel is None:
             return
@@ -301,10 +232,10 @@ class Monitor:
             self._failure = message
 
     def _on_child(self, reader: int) -> None:
-        try:
-            os.read(reader, 4096)
-        except BlockingIOError:
-            return
+        os.read(reader, 4096)
+        self._reap()
+
+    def _reap(self) -> None:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -318,7 +249,7 @@ class Monitor:
     def _on_ended(self, code: int) -> None:
         self._status = code if code >= 0 else 128 - code
         while self._channel is not None:  # what it said last, before it ended
-            self._on_channel()
+            self._on_channel(READABLE)
         if not self._started:
             self.tell(self._failure or ("failed", "killed", 0, self._status, ""))
             self._hub.drop_clients(only_idle=False)
@@ -394,11 +325,11 @@ class Monitor:
             f'{{"id":"{self._plan["id"]}","pid":{self._pid},"code":{code},"oom_killed":{oom},'
             f'"started_ns":{self._started},"finished_ns":{now}}}\n'
         )
-        part = f"{directory}/{EXIT_RECORD}.tmp"
+        part = f"{directory}/{starter.EXIT_RECORD}.tmp"
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             os.write(fd, text.encode())
-            os.rename(part, f"{directory}/{EXIT_RECORD}")
+            os.rename(part, f"{directory}/{starter.EXIT_RECORD}")
         except OSError:
             return -1  # the container is being removed, or the disk is full
         return fd
@@ -406,10 +337,3 @@ class Monitor:
 
 def _note(_number: int, _frame: object) -> None:
     """SIGCHLD: the byte in the wake-up pipe is all that's needed."""
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return

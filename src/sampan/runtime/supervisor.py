@@ -22,7 +22,7 @@ from typing import Any
 
 from sampan.errors import Conflict, StartFailure, SystemFailure
 from sampan.kernel import namespaces
-from sampan.runtime import monitor, wire, zygote
+from sampan.runtime import starter, wire, zygote
 from sampan.runtime.failures import start_failure
 
 _ZYGOTE_TRIES = 3
@@ -49,7 +49,7 @@ class Exit:
     def load(cls, state_dir: Path) -> Exit | None:
         """What the monitor recorded in ``state_dir``; None when it has recorded nothing (it was killed)."""
         try:
-            record = json.loads((state_dir / monitor.EXIT_RECORD).read_bytes())
+            record = json.loads((state_dir / starter.EXIT_RECORD).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return cls(record["code"], record["oom_killed"], record["finished_ns"])
@@ -322,7 +322,7 @@ class Supervisor:
         try:
             directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                sock.connect(f"/proc/self/fd/{directory}/{monitor.SOCKET}")
+                sock.connect(f"/proc/self/fd/{directory}/{starter.SOCKET}")
             finally:
                 os.close(directory)
         except OSError:

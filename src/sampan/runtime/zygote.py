@@ -17,7 +17,7 @@ import gc
 import os
 import sys
 
-from sampan.kernel import mounts, namespaces, signals
+from sampan.kernel import mounts, namespaces, process, signals
 from sampan.runtime import monitor, title, wire
 
 _SHIELDED = "shielded"
@@ -53,8 +53,9 @@ def main(arguments: list[str]) -> None:
     gc.disable()
     gc.freeze()
     shown = title.Title()
-    shown.show("sampan-zygote", "sampan-zygote")
+    shown.show(b"sampan-zygote", b"sampan-zygote")
     _reset_signals()
+    process.set_subreaper()  # of what is orphaned in the host's pid namespace; ignoring SIGCHLD reaps it
     _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown, host_mounts)
 
 

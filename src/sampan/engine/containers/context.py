@@ -147,6 +147,21 @@ class Containers:
         """Publish a container event; its labels, image and name are added."""
         self.events.publish("container", action, container.id, {**container.event_attributes(), **attributes})
 
+    def shown_image(self, reference: str, image_id: str) -> str:
+        """The reference that the user wrote, or the id once it leads to another image."""
+        found = self.images.find(reference)
+        return reference if found is not None and found.id == image_id else image_id or reference
+
+    async def close(self) -> None:
+        """Let go of the processes, which run on; nothing is started or recorded from here."""
+        tasks = list(self._background)
+        for live in self._live.values():
+            tasks += [task for task in (live.watcher, live.restarter, live.health) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.watcher.close()
+
     def using_image(self, image_id: str) -> list[Container]:
         """The containers made from an image, running or not."""
         return [container for container in self.registry if container.image == image_id]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from sampan import errors
+from sampan import errors, gojson
 from sampan.engine import names
 from sampan.engine.containers import copyup, merge, mounts
 from sampan.engine.containers.context import Containers
@@ -68,7 +67,7 @@ def check_platform(image: Image, reference: str, platform: str) -> None:
 def _record(
     containers: Containers, user: ContainerConfig, host: HostConfig, image: Image | None, name: str
 ) -> tuple[Container, list[str]]:
-    base = image.container_config() if image is not None else ContainerConfig()
+    base = gojson.convert(image.config, ContainerConfig) if image is not None else ContainerConfig()
     # Merging first: a command or user that the image lacks is an error of the whole.
     config = merge.merge(user, base)
     warnings = validate.check_create(config, host, containers.validation_facts())
@@ -193,15 +192,10 @@ def prepare_directories(containers: Containers, container: Container) -> None:
     state = containers.state_dir(container.id)
     state.mkdir(mode=0o710, parents=True)
     lowers = containers.lowers(container)
-    (state / "work").mkdir(mode=0o700)
-    upper = state / "upper"
-    upper.mkdir(mode=0o755)
-    top = os.stat(lowers[0])
-    os.chown(upper, top.st_uid, top.st_gid)
-    os.chmod(upper, stat.S_IMODE(top.st_mode))
+    upper, work = containers.layers.make_upper(container.chain or None, state)
     pending = [point for point in container.mounts if copyup.wanted(point)]
     if container.config.working_dir or pending:
-        copyup.populate(lowers, upper, state / "work", container.config.working_dir, pending)
+        copyup.populate(lowers, upper, work, container.config.working_dir, pending)
 
 
 def _unmake(containers: Containers, container: Container) -> None:

@@ -59,7 +59,7 @@ async def run(containers: Containers, container: Container, live: Live) -> None:
         raise
     began(containers, container, live, process.pid, process.started_ns or time.time_ns())
     containers.publish(container, "start")
-    live.watcher = asyncio.create_task(_watch(containers, container, live), name=f"watch {container.short_id}")
+    live.watcher = asyncio.create_task(watch(containers, container, live), name=f"watch {container.short_id}")
     health.start(containers, container, live)
 
 
@@ -96,7 +96,7 @@ def began(containers: Containers, container: Container, live: Live, pid: int, st
     containers.registry.save(container)
 
 
-async def _watch(containers: Containers, container: Container, live: Live) -> None:
+async def watch(containers: Containers, container: Container, live: Live) -> None:
     """Wait for the end of the present run and act on it."""
     process = live.process
     assert process is not None
@@ -144,6 +144,8 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     elif container.host.auto_remove and not live.removing:
         live.removing = True
         await _remove_ended(containers, container, live)
+    # Nobody waits for this; a new run does, by the lock.
+    await launching.drop_cgroup(live)
 
 
 async def _restart_later(containers: Containers, container: Container, live: Live, delay: float) -> None:
@@ -331,6 +333,14 @@ async def restart_container(
     finally:
         container.host.auto_remove = keep
     containers.publish(container, "restart")
+
+
+async def stop_for_shutdown(containers: Containers, container: Container, timeout: int) -> None:
+    """Stop a container because the engine ends: for its restart policy nobody stopped it."""
+    live = containers.live(container)
+    await stop_running(containers, container, live, timeout=timeout)
+    container.state.stopped_by_user = False
+    containers.registry.save(container)
 
 
 async def pause(containers: Containers, reference: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sampan import errors
 from sampan.engine import names
-from sampan.engine.containers import lifecycle, sizes, waits
+from sampan.engine.containers import launchspec, lifecycle, sizes, waits
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container
 
@@ -80,6 +80,8 @@ async def remove_stopped(
     await containers.networks.release(container.id)
     with containers.db.transaction() as tx:
         containers.registry.forget(container, tx)
+        containers.cleaner.add(tx, "cgroup", launchspec.cgroup_token(containers, container))
+        containers.cleaner.add(tx, "tree", str(containers.run_dir(container.id)))
         containers.cleaner.add(tx, "tree", str(containers.state_dir(container.id)))
     containers.registry.drop(container)
     containers.leases.release(f"container:{container.id}")

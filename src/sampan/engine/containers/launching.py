@@ -1,0 +1,148 @@
+"""From a record to a running process: mounts, joined namespaces, network, cgroup, specification, launch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+
+from sampan import errors
+from sampan.engine.containers import attach, launchspec
+from sampan.engine.containers.context import Containers, Live
+from sampan.engine.containers.record import Container, MountPoint
+from sampan.engine.networks.types import Prepared, SandboxRequest
+from sampan.runtime.cgroup import Cgroup
+from sampan.runtime.supervisor import Process
+
+_log = logging.getLogger(__name__)
+
+
+async def launch(containers: Containers, container: Container, live: Live) -> Process:
+    """Start the container's process; all that was made on the way is taken back when that fails.
+
+    StartFailure, or whatever mounts and networks refuse.
+    """
+    async with AsyncExitStack() as undo:
+        ends = attach.take_pending(live)
+        undo.callback(attach.close_ends, ends)
+        undo.push_async_callback(containers.networks.release, container.id)
+        joined = launchspec.joined_namespaces(containers, container)
+        await _mount_volumes(containers, container, undo)
+        prepared = await containers.networks.prepare(SandboxRequest.of(container))
+        write_files(containers, container, prepared)
+        _make_run_dir(containers, container, undo)
+        cgroup = await asyncio.to_thread(launchspec.make_cgroup, containers, container)
+        undo.push_async_callback(_destroy, cgroup)
+        spec, plan = launchspec.build(containers, container, cgroup, joined)
+        process = await containers.supervisor.launch(plan, ends)
+        undo.push_async_callback(process.abort)
+        await containers.networks.attach(container.id, process.pid)
+        await process.proceed()
+        containers.networks.announce(container.id)
+        undo.pop_all()
+    live.process, live.cgroup, live.spec = process, cgroup, spec
+    return process
+
+
+async def _mount_volumes(containers: Containers, container: Container, undo: AsyncExitStack) -> None:
+    for point in container.mounts:
+        if point.type == "bind":
+            _check_bind(point)
+        elif point.type == "volume":
+            await containers.volumes.mount(point.name, container.id)
+            undo.callback(containers.volumes.unmount, point.name, container.id)
+            containers.events.publish(
+                "volume",
+                "mount",
+                point.name,
+                {
+                    "container": container.id,
+                    "destination": point.destination,
+                    "driver": point.driver,
+                    "propagation": point.propagation,
+                    "read/write": str(point.rw).lower(),
+                },
+            )
+            if point.subpath:
+                _check_subpath(Path(point.source), point.subpath)
+
+
+def _check_bind(point: MountPoint) -> None:
+    """``-v`` makes a missing source as a directory; ``--mount`` wants it there."""
+    if os.path.lexists(point.source):
+        return
+    if not point.create_source:
+        raise errors.InvalidParameter(
+            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+        )
+    try:
+        os.makedirs(point.source, mode=0o755, exist_ok=True)
+    except OSError as problem:
+        raise errors.SystemFailure(
+            f"error while creating mount source path '{point.source}': mkdir {point.source}: {problem.strerror}"
+        ) from problem
+
+
+def _check_subpath(root: Path, subpath: str) -> None:
+    if not (root / subpath).exists():
+        raise errors.NotFound(
+            f"cannot access path {root / subpath}: lstat {root / subpath}: no such file or directory"
+        )
+
+
+def write_files(containers: Containers, container: Container, prepared: Prepared) -> None:
+    """hosts, resolv.conf and hostname, written anew at every start."""
+    state = containers.state_dir(container.id)
+    texts = {
+        "hosts": prepared.hosts,
+        "resolv.conf": prepared.resolv_conf,
+        "hostname": f"{container.config.hostname or container.short_id}\n",
+    }
+    for name, text in texts.items():
+        path = state / name
+        # In place: a bind mount in a process that still runs keeps seeing it.
+        path.write_text(text)
+        path.chmod(0o644)
+
+
+def _make_run_dir(containers: Containers, container: Container, undo: AsyncExitStack) -> None:
+    directory = containers.run_dir(container.id)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    undo.callback(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def _destroy(cgroup: Cgroup) -> None:
+    try:
+        await asyncio.to_thread(cgroup.destroy)
+    except OSError as problem:
+        _log.warning("cgroup %s stays: %s", cgroup, problem)
+
+
+async def release(containers: Containers, container: Container, live: Live) -> None:
+    """The process has ended: give back network and mounts; safe to call again."""
+    await containers.networks.release(container.id)
+    for point in container.mounts:
+        if point.type == "volume":
+            containers.volumes.unmount(point.name, container.id)
+            containers.events.publish(
+                "volume", "unmount", point.name, {"container": container.id, "driver": point.driver}
+            )
+
+
+async def drop_cgroup(live: Live) -> None:
+    """Remove the ended run's cgroup; the caller holds the lock, so no new run can have it yet."""
+    cgroup, live.cgroup, live.spec = live.cgroup, None, None
+    if cgroup is not None:
+        await _destroy(cgroup)
+
+
+def reopen(containers: Containers, container: Container, live: Live) -> None:
+    """After an engine restart: the cgroup of a container that was started before."""
+    live.cgroup = launchspec.open_cgroup(containers, container)
+    live.spec = launchspec.load_spec(containers, container)
+
+

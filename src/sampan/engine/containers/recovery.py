@@ -1,0 +1,167 @@
+"""After a start of the engine: take over what runs on, record what ended meanwhile, remove what was half-made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import time
+
+from sampan import errors
+from sampan.engine.containers import (
+    create,
+    health,
+    initlayer,
+    launching,
+    lifecycle,
+    remove,
+    restart,
+)
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.record import Container
+from sampan.runtime.supervisor import Exit, Process
+
+_log = logging.getLogger(__name__)
+
+
+async def recover(containers: Containers) -> None:
+    """Bring records and reality together; containers with a restart policy are started by ``autostart``."""
+    create.undo_unfinished(containers)
+    _hold_volumes(containers)
+    running: dict[str, int] = {}
+    ended: list[tuple[Container, Exit]] = []
+    for container in containers:
+        process = await containers.supervisor.adopt(containers.run_dir(container.id))
+        if process is not None and process.started_ns:
+            _adopt(containers, container, process)
+            running[container.id] = process.pid
+            continue
+        if process is not None:
+            # The start was under way: its init waits for a go that never comes.
+            await process.abort()
+        if container.running or container.state.starting:
+            ended.append((container, _exit_of(containers, container)))
+    await containers.networks.restore(running)
+    _restore_mounts(containers)
+    for container, exit_ in ended:
+        await _record_end(containers, container, exit_)
+    _sweep(containers)
+
+
+def _hold_volumes(containers: Containers) -> None:
+    for container in containers:
+        for point in container.mounts:
+            if point.type == "volume" and point.name in containers.volumes:
+                containers.volumes.hold(point.name, container.id)
+
+
+def _restore_mounts(containers: Containers) -> None:
+    users: dict[str, list[str]] = {}
+    for container in containers:
+        if container.running:
+            for point in container.mounts:
+                if point.type == "volume":
+                    users.setdefault(point.name, []).append(container.id)
+    containers.volumes.restore_mounts(users)
+
+
+def _adopt(containers: Containers, container: Container, process: Process) -> None:
+    """The container ran on while no engine did."""
+    live = containers.live(container)
+    live.process = process
+    launching.reopen(containers, container, live)
+    state = container.state
+    if not container.running:
+        state.status = "running"
+    if live.cgroup is not None:
+        with contextlib.suppress(OSError):
+            state.status = "paused" if live.cgroup.frozen() else "running"
+    state.pid, state.starting, state.exit_code = process.pid, False, 0
+    state.started_ns = process.started_ns
+    containers.registry.save(container)
+    live.watcher = asyncio.create_task(lifecycle.watch(containers, container, live))
+    health.start(containers, container, live)
+
+
+def _exit_of(containers: Containers, container: Container) -> Exit:
+    """What the monitor recorded; without a record it was killed with its container, or the machine went down."""
+    found = Exit.load(containers.state_dir(container.id))
+    if found is not None and found.finished_ns >= container.state.started_ns:
+        return found
+    return Exit(code=137 if container.running else 128, oom_killed=False, finished_ns=time.time_ns())
+
+
+async def _record_end(containers: Containers, container: Container, exit_: Exit) -> None:
+    """It ended while no engine ran."""
+    live = containers.live(container)
+    async with live.lock:
+        launching.reopen(containers, container, live)
+        if not container.running:
+            # The start had begun; whether the program ever ran only the exit record tells.
+            container.state.starting = False
+            recorded = Exit.load(containers.state_dir(container.id))
+            if recorded is None:
+                await launching.release(containers, container, live)
+                containers.registry.save(container)
+                return
+            container.state.started_ns = container.state.started_ns or exit_.finished_ns
+            container.state.status = "running"
+        await lifecycle.ended(containers, container, live, exit_)
+
+
+def _sweep(containers: Containers) -> None:
+    """Directories that no record names, and init layers that no container stands on."""
+    root = containers.config.data_root / "containers"
+    if root.is_dir():
+        for entry in root.iterdir():
+            if entry.name not in containers.registry:
+                shutil.rmtree(entry, ignore_errors=True)
+    runs = containers.config.exec_root / "containers"
+    if runs.is_dir():
+        for entry in runs.iterdir():
+            if entry.name not in containers.registry:
+                shutil.rmtree(entry, ignore_errors=True)
+    used = {
+        initlayer.key(containers.layers.lowers(c.chain) if c.chain else []) for c in containers
+    }
+    initlayer.sweep(containers.config.data_root / "init", used)
+    containers.volumes.sweep()
+
+
+async def autostart(containers: Containers) -> None:
+    """Start what the restart policies ask for; remove what ``--rm`` left behind."""
+    for container in list(containers):
+        if container.running or container.state.status == "restarting" and containers.live(container).restarter:
+            continue
+        try:
+            if container.host.auto_remove and container.state.started_ns:
+                await remove.remove(containers, container.id, force=True, volumes=True)
+            elif restart.at_engine_start(container):
+                await _start_again(containers, container)
+        except errors.SampanError as problem:
+            _log.warning("container %s: %s", container.short_id, problem.message)
+
+
+async def _start_again(containers: Containers, container: Container) -> None:
+    live = containers.live(container)
+    async with live.lock:
+        if container.running or live.removing:
+            return
+        container.state.stopped_by_user = False
+        await lifecycle.run(containers, container, live)
+
+
+async def shut_down(containers: Containers, *, live_restore: bool, timeout: int) -> None:
+    """The engine ends: with ``live_restore`` containers run on, otherwise each gets its stop signal."""
+    containers.closing = True
+    for container in containers:
+        lifecycle.cancel_restart(containers.live(container))
+    if not live_restore:
+        stops = [
+            lifecycle.stop_for_shutdown(containers, container, timeout)
+            for container in containers
+            if container.running
+        ]
+        await asyncio.gather(*stops, return_exceptions=True)
+    await containers.close()

@@ -1,0 +1,108 @@
+"""One engine over one data root: the parts and how they stand on each other. No logic of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from sampan.engine.config import EngineConfig
+from sampan.engine.containers import launchspec, recovery
+from sampan.engine.containers.cleanup import Cleaner
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.registry import Registry
+from sampan.engine.events import EventBus
+from sampan.engine.exec import Execs
+from sampan.engine.networks import Networks
+from sampan.engine.volumes import Volumes
+from sampan.images.store import ImageStore
+from sampan.runtime.supervisor import Supervisor
+from sampan.storage.blobs import BlobStore
+from sampan.storage.db import Database
+from sampan.storage.gc import Leases, Reachable
+from sampan.storage.layers import LayerStore
+
+
+class Engine:
+    """The whole engine; ``open`` makes one, in a daemon or in any asyncio program of root's."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Open the stores; nothing runs yet. Use ``open``."""
+        self.config = config
+        root = config.data_root
+        root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        config.exec_root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.db = Database(root / "sampan.db")
+        self.events = EventBus(self.db)
+        self.blobs = BlobStore(root)
+        self.layers = LayerStore(root, self.blobs)
+        self.leases = Leases(self.db, self.blobs, self.layers)
+        self.images = ImageStore(self.db, self.blobs, self.layers)
+        self.leases.add_roots(self.images.reachable)
+        self.volumes = Volumes(root / "volumes", self.db, self.events)
+        self.supervisor = Supervisor()
+        self.registry = Registry(self.db)
+        self.networks = Networks(config, self.db, self.events)
+        self.networks.containers = self.registry
+        self.cleaner = Cleaner(self.db, {"cgroup": launchspec.destroy_cgroup, "volumes": self._sweep_volumes})
+        self.containers = Containers(
+            config,
+            self.db,
+            self.registry,
+            images=self.images,
+            layers=self.layers,
+            leases=self.leases,
+            volumes=self.volumes,
+            networks=self.networks,
+            events=self.events,
+            supervisor=self.supervisor,
+            cleaner=self.cleaner,
+        )
+        self.leases.add_roots(self._containers_need)
+        self.execs = Execs(self.containers)
+        self._restart: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, config: EngineConfig) -> Engine:
+        """An engine that is ready: containers that run on are taken over, restart policies are at work.
+
+        SystemFailure when the data root can't be used.
+        """
+        engine = cls(config)
+        async with AsyncExitStack() as undo:
+            undo.callback(engine.db.close)
+            await engine.supervisor.start()
+            undo.push_async_callback(engine.supervisor.close)
+            await engine.networks.open()
+            undo.push_async_callback(engine.networks.close)
+            await recovery.recover(engine.containers)
+            engine.cleaner.start()
+            engine._restart = asyncio.create_task(recovery.autostart(engine.containers))
+            undo.pop_all()
+        return engine
+
+    async def close(self) -> None:
+        """End: containers run on, unless ``live_restore`` is off."""
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.gather(self._restart, return_exceptions=True)
+        await recovery.shut_down(
+            self.containers, live_restore=self.config.live_restore, timeout=self.config.shutdown_timeout
+        )
+        await self.execs.close()
+        await self.cleaner.close()
+        await self.networks.close()
+        await self.supervisor.close()
+        await self.events.close()
+        self.db.close()
+
+    def reload(self, config: EngineConfig) -> None:
+        """Take over what may change while it runs (``engine.config.RELOADABLE``)."""
+        self.config = config
+        self.containers.config = config
+        self.networks.config = config
+
+    def _containers_need(self) -> Reachable:
+        return Reachable(layers=self.containers.using_layers())
+
+    def _sweep_volumes(self, _argument: str) -> None:
+        self.volumes.sweep()

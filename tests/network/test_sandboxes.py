@@ -1,4 +1,4 @@
-"""Containers on networks, on a real kernel: addresses, published ports, names, isolation, and what remains."""
+"""Containers on networks, on a real kernel: addresses, published ports, names, isolation, what remains."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_addresses_and_files(lab: Lab) -> None:
 @in_lab()
 async def test_lowest_address_is_used_again_and_neighbours_notice(lab: Lab) -> None:
     _first, one = await lab.run()
-    second, two = await lab.run()
+    second, _two = await lab.run()
     assert await ping(one, "10.201.6.3")
     await lab.stop(second)
     _third, _box = await lab.run()
@@ -168,7 +168,8 @@ async def test_taken_ports(lab: Lab) -> None:
     with pytest.raises(errors.SystemFailure) as refused:
         await lab.run(ports={"80/tcp": "8080"}, name="p2")
     assert refused.value.message.startswith(
-        "failed to set up container networking: driver failed programming external connectivity on endpoint p2 ("
+        "failed to set up container networking: "
+        "driver failed programming external connectivity on endpoint p2 ("
     )
     assert refused.value.message.endswith("Bind for 0.0.0.0:8080 failed: port is already allocated")
     other = subprocess.Popen(["python3", "-c", ECHO, "tcp", "127.0.0.1", "5000", "x"], stdout=subprocess.PIPE)
@@ -181,7 +182,7 @@ async def test_taken_ports(lab: Lab) -> None:
         other.kill()
         other.wait()
         other.stdout.close()
-    with pytest.raises(errors.SystemFailure, match="1.2.3.4:8081/tcp: cannot assign requested address"):
+    with pytest.raises(errors.SystemFailure, match=r"1\.2\.3\.4:8081/tcp: cannot assign requested address"):
         await lab.run(ports={"80/tcp": [("1.2.3.4", "8081")]})
     await lab.stop(first)
     _again, _box = await lab.run(ports={"80/tcp": "8080"})
@@ -275,7 +276,7 @@ async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="n1"))
     await lab.networks.create(CreateNetwork(name="n2", ipam=subnet))
     web, box = await lab.run(name="web")
-    other, peer = await lab.run("n2", name="other")
+    _other, peer = await lab.run("n2", name="other")
     await lab.networks.connect("n1", "web")
     with pytest.raises(errors.Forbidden, match="endpoint with name web already exists in network n1"):
         await lab.networks.connect("n1", "web")
@@ -283,7 +284,7 @@ async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
     await lab.networks.connect("n2", "web", fixed)
     assert await ping(peer, "172.29.60.77")
     assert await lookup(peer, "al") == "NOERROR 172.29.60.77"
-    with pytest.raises(errors.Forbidden, match="^Address already in use"):
+    with pytest.raises(errors.Forbidden, match=r"^Address already in use"):
         await lab.networks.connect("n2", (await lab.run(name="late"))[0].name, fixed)
     with pytest.raises(errors.Forbidden, match="network n1 has active endpoints"):
         await lab.networks.remove("n1")
@@ -315,7 +316,7 @@ async def test_gateway_priority(lab: Lab) -> None:
 
 @in_lab()
 async def test_none_and_host(lab: Lab) -> None:
-    container, box = await lab.run("none")
+    _none, box = await lab.run("none")
     shown = subprocess.run(box.command("ip", "-br", "addr"), capture_output=True, text=True).stdout
     assert shown.split()[:3] == ["lo", "UNKNOWN", "127.0.0.1/8"] and "eth" not in shown
     hosted = lab.container("host")
@@ -330,7 +331,7 @@ async def test_engine_killed_and_started_again(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="n1"))
     web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
     server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
-    gone, dead = await lab.run(name="gone", ports={"80/tcp": "8081"})
+    gone, _dead = await lab.run(name="gone", ports={"80/tcp": "8081"})
     lab.crash()
     assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
     assert (await lookup(server, "web")).startswith("NOERROR 172."), "answers survive the engine"
@@ -343,7 +344,7 @@ async def test_engine_killed_and_started_again(lab: Lab) -> None:
     assert (await lookup(server, "web")).startswith("NOERROR 172.")
     with pytest.raises(errors.SystemFailure, match="port is already allocated"):
         await lab.run(ports={"80/tcp": "8080"})
-    again, box = await lab.run(ports={"80/tcp": "8081"})
+    again, _box = await lab.run(ports={"80/tcp": "8081"})
     place = lab.networks.settings(again.id)["Networks"]["bridge"]
     assert place["IPAddress"] == "10.201.6.2", "the address of the container that ended is free again"
 

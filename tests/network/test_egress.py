@@ -1,0 +1,51 @@
+"""What may be written in sampan.egress."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sampan import errors
+from sampan.network.egress import Rule, elements, parse
+
+
+def test_rules() -> None:
+    text = "allow=example.org, *.Example.net:443,10.0.0.0/8:443,[2001:db8::]/32,192.0.2.7:53/udp,10.1.2.3/8"
+    assert parse(text) == [
+        Rule(name="example.org"),
+        Rule(name="*.example.net", port=443),
+        Rule(network="10.0.0.0/8", port=443),
+        Rule(network="2001:db8::/32"),
+        Rule(network="192.0.2.7/32", port=53, protocol="udp"),
+        Rule(network="10.0.0.0/8"),
+    ]
+    assert parse("") == parse("none") == parse("allow=") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "x:99999", "10.0.0.0/33", "http://x", "x:80/icmp", "-bad-", "1.2.3", "a..b"]
+)
+def test_bad_rules(text: str) -> None:
+    with pytest.raises(errors.InvalidParameter, match=r"^invalid egress rule"):
+        parse(text)
+
+
+@given(st.text(max_size=30))
+def test_what_is_accepted_can_be_written_and_read_again(text: str) -> None:
+    try:
+        rules = parse(text)
+    except errors.InvalidParameter:
+        return
+    assert parse(",".join(map(str, rules))) == rules
+
+
+def test_elements() -> None:
+    rules = parse("example.org:80,10.0.0.0/8:443,192.0.2.0/24,[fd00::]/8")
+    assert elements(rules, ["10.201.6.2", "fd01::2"]) == {
+        "egress4": ["10.201.6.2"],
+        "allowport4": ["10.201.6.2 . 10.0.0.0/8 . tcp . 443"],
+        "allow4": ["10.201.6.2 . 192.0.2.0/24"],
+        "egress6": ["fd01::2"],
+        "allow6": ["fd01::2 . fd00::/8"],
+    }

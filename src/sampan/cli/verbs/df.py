@@ -98,7 +98,8 @@ def summary(found: dict[str, Any]) -> list[tuple[str, int, int, int, int]]:
 def _verbose(cli: CLI, found: dict[str, Any]) -> None:
     cli.write("Images space usage:\n\n")
     names = (*image_list.DEFAULT, "SharedSize", "UniqueSize", "Containers")
-    rows = image_list.rows_of(found.get("Images") or [], full=False, digests=False)
+    images = [{**image, "RepoTags": (image.get("RepoTags") or [])[:1]} for image in found.get("Images") or []]
+    rows = image_list.rows_of(images, full=False, digests=False)
     table.show(cli, rows, titles=image_list.TITLES, default=names)
     cli.write("\nContainers space usage:\n\n")
     containers = [ps.Container(item) for item in found.get("Containers") or []]

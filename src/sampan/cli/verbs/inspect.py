@@ -83,7 +83,7 @@ def show(cli: CLI, options: Options, arguments: list[str], get: Getter) -> int:
             if template is not None:
                 out.append(template.run(value, strict=True) + "\n")
         except TemplateError as error:
-            out.append("\n")
+            out = out or ["\n"]
             errors.append(str(error))
             break
         except SampanError as error:

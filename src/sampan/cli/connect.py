@@ -49,7 +49,8 @@ def _add_tls(endpoint: Endpoint, settings: Settings, config: Config, *, explicit
         return
     folder = environ.get("DOCKER_CERT_PATH") or config.folder
     paths = {
-        kind: settings.tls_files[kind] or os.path.join(folder, f"{kind}.pem") for kind in ("ca", "cert", "key")
+        kind: settings.tls_files[kind] or os.path.join(folder, f"{kind}.pem")
+        for kind in ("ca", "cert", "key")
     }
     endpoint.tls = endpoints.TLSFiles(paths["ca"], paths["cert"], paths["key"], verify=bool(verify))
     if not _has_port(explicit):

@@ -98,7 +98,9 @@ def environment_file(path: str) -> list[str]:
         if not name:
             raise CLIError(f"invalid environment file: no variable name on line '{line}' ({path}:{number})")
         if any(blank in name for blank in " \t"):
-            raise CLIError(f"invalid environment file: variable '{name}' contains whitespaces ({path}:{number})")
+            raise CLIError(
+                f"invalid environment file: variable '{name}' contains whitespaces ({path}:{number})"
+            )
         if equals:
             entries.append(line)
         elif name in os.environ:
@@ -389,5 +391,3 @@ def restart_policy(text: str) -> dict[str, Any]:
         except ValueError:
             raise CLIError("invalid restart policy format: maximum retry count must be an integer") from None
     return {"Name": name, "MaximumRetryCount": number}
-
-

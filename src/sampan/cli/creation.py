@@ -50,9 +50,7 @@ def create(cli: CLI, options: Options, image: str, words: list[str]) -> tuple[st
     return identifier, request
 
 
-def _send(
-    cli: CLI, options: Options, request: dict[str, Any], image: str, platform: str
-) -> dict[str, Any]:
+def _send(cli: CLI, options: Options, request: dict[str, Any], image: str, platform: str) -> dict[str, Any]:
     query = {"name": options.text("name") or None, "platform": platform or None}
     _notes(cli, request["HostConfig"])
     try:
@@ -73,13 +71,12 @@ def _send(
 def _notes(cli: CLI, host: dict[str, Any]) -> None:
     if host.get("OomKillDisable") and not host.get("Memory"):
         cli.complain(
-            "WARNING: Disabling the OOM killer on containers without setting a '-m/--memory' limit may be dangerous."
+            "WARNING: Disabling the OOM killer on containers without setting a '-m/--memory' limit "
+            "may be dangerous."
         )
     for address in host.get("Dns", ()):
         if address.startswith("127.") or address == "::1":
-            cli.complain(
-                f"WARNING: Localhost DNS setting (--dns={address}) may fail in containers."
-            )
+            cli.complain(f"WARNING: Localhost DNS setting (--dns={address}) may fail in containers.")
 
 
 def _familiar(image: str) -> str:

@@ -44,16 +44,14 @@ def one_by_one(cli: CLI, names: Sequence[str], action: Callable[[str], str | Non
     return 0
 
 
-def _tried(action: Callable[[str], str | None], name: str) -> str | None | SampanError:
+def _tried(action: Callable[[str], str | None], name: str) -> str | SampanError | None:
     try:
         return action(name)
     except SampanError as error:
         return error
 
 
-def _parallel(
-    action: Callable[[str], str | None], names: Sequence[str]
-) -> list[str | None | SampanError]:
+def _parallel(action: Callable[[str], str | None], names: Sequence[str]) -> list[str | SampanError | None]:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(min(50, len(names))) as pool:

@@ -166,7 +166,8 @@ def _unknown(program: str, words: list[str]) -> CLIError:
     guess = nearest(words[0], [*catalog.COMMON, *catalog.GROUPS, *catalog.TOP])
     hint = f"Did you mean '{program} {guess}'?\n" if guess else ""
     return CLIError(
-        f"{program}: unknown command: {program} {words[0]}\n\n{hint}Run '{program} --help' for more information"
+        f"{program}: unknown command: {program} {words[0]}\n\n{hint}"
+        f"Run '{program} --help' for more information"
     )
 
 

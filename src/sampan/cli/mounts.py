@@ -40,7 +40,9 @@ def _check(mount: dict[str, Any]) -> None:
     if "ImageOptions" in mount and kind != "image":
         raise ValueError(f"cannot mix 'image-*' options with mount type '{kind}'")
     if mount.get("BindOptions", {}).get("ReadOnlyNonRecursive") and not mount.get("ReadOnly"):
-        raise ValueError("option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction")
+        raise ValueError(
+            "option 'bind-recursive=writable' requires 'readonly' to be specified in conjunction"
+        )
 
 
 def _text(key: str) -> Callable[[dict[str, Any], str], None]:

@@ -135,14 +135,14 @@ class Session:
 
     def _end_stdin(self) -> None:
         self._stdin = False
-        try:
+        try:  # noqa: SIM105 - contextlib costs start-up time
             self._poll.unregister(0)
         except (KeyError, ValueError, OSError):
             pass
         self._close_write()
 
     def _close_write(self) -> None:
-        try:
+        try:  # noqa: SIM105
             self._stream.close_write()
         except OSError:
             pass

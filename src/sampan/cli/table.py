@@ -35,7 +35,7 @@ class Row:
 
 
 def columns(rows: Sequence[Sequence[str]], least: int = 10, gap: int = 3) -> str:
-    """Lines of aligned cells: each column at least ``least`` wide with ``gap`` blanks after, the last bare."""
+    """Lines of aligned cells: each column at least ``least`` wide, ``gap`` blanks after, the last bare."""
     widths: list[int] = []
     for row in rows:
         for at, cell in enumerate(row[:-1]):
@@ -60,7 +60,7 @@ def show(
     config_key: str = "",
     stream: bool = False,
 ) -> None:
-    """Print a listing. ``default`` names the columns, ``quiet`` the one field of ``-q``, ``form`` --format."""
+    """Print a listing. ``default`` names the columns, ``quiet`` the field of ``-q``, ``form`` --format."""
     if quiet and not form:
         for row in rows:
             cli.print(str(getattr(row, quiet)))

@@ -138,7 +138,7 @@ def tokens(action: str) -> list[Token]:
             found.append(("string" if letter != "'" else "char", value))
         else:
             end = at + 1
-            while end < len(action) and not action[end].isspace() and action[end] not in "()|,=:\"`":
+            while end < len(action) and not action[end].isspace() and action[end] not in '()|,=:"`':
                 end += 1
             found.append(("word", action[at:end]))
             at = end
@@ -321,9 +321,7 @@ class Function:
             raise TemplateError(f':1: executing "" at <{name}>: error calling {name}: {error}') from None
 
 
-def _short_circuit(
-    name: str, arguments: list[Any], scope: Scope, dot: Any, extra: tuple[Any, ...]
-) -> Any:
+def _short_circuit(name: str, arguments: list[Any], scope: Scope, dot: Any, extra: tuple[Any, ...]) -> Any:
     value: Any = MISSING
     for argument in arguments:
         value = argument.value(scope, dot)
@@ -395,7 +393,9 @@ def _field(value: Any, field: str, scope: Scope) -> Any:
         return MISSING
     found = getattr(value, field, None) if field[:1].isupper() else None
     if found is None:
-        raise TemplateError(f":1:2: executing \"\" at <.{field}>: can't evaluate field {field} in type {kind(value)}")
+        raise TemplateError(
+            f':1:2: executing "" at <.{field}>: can\'t evaluate field {field} in type {kind(value)}'
+        )
     return found
 
 
@@ -470,7 +470,7 @@ class _Parser:
         names, at = self._assignment(words, at)
         commands: list[list[Any]] = [[]]
         while at < len(words) and words[at][0] != ")":
-            kind, text = words[at]
+            kind = words[at][0]
             if kind == "|":
                 if not commands[-1]:
                     raise TemplateError(":1: missing value for command")

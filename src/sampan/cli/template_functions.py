@@ -62,10 +62,13 @@ def index(value: Any, *keys: Any) -> Any:
         if isinstance(value, dict):
             value = value.get(to_text(key), MISSING)
         elif not isinstance(key, int):
-            raise TemplateError(f":1: error calling index: cannot index slice/array with type {type(key).__name__}")
+            raise TemplateError(
+                f":1: error calling index: cannot index slice/array with type {type(key).__name__}"
+            )
         elif not 0 <= key < len(value):
             raise TemplateError(
-                f':1:2: executing "" at <index>: error calling index: reflect: slice index out of range: {key}'
+                ':1:2: executing "" at <index>: error calling index: reflect: '
+                f"slice index out of range: {key}"
             )
         else:
             value = value[key]
@@ -106,7 +109,12 @@ def verb(letter: str, value: Any) -> str:
     if letter in "vs":
         return to_text(value)
     if letter == "q":
-        return jsontext.quote(to_text(value)).replace("\\u003c", "<").replace("\\u003e", ">").replace("\\u0026", "&")
+        return (
+            jsontext.quote(to_text(value))
+            .replace("\\u003c", "<")
+            .replace("\\u003e", ">")
+            .replace("\\u0026", "&")
+        )
     if letter == "t":
         return "true" if value else "false"
     if letter == "T":

@@ -15,7 +15,23 @@ if TYPE_CHECKING:
     from typing import Any
 
 ULIMITS = frozenset(
-    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
 )
 SYSCTL_NAMES = frozenset(
     {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"}
@@ -87,7 +103,9 @@ def dns_search(text: str) -> str:
     if name == ".":
         return name
     parts = name.split(".")
-    if not all(part and part.replace("-", "").replace("_", "").isalnum() and len(part) < 64 for part in parts):
+    if not all(
+        part and part.replace("-", "").replace("_", "").isalnum() and len(part) < 64 for part in parts
+    ):
         raise ValueError(f"{text} is not a valid domain")
     return name
 
@@ -178,7 +196,9 @@ def ulimit(text: str) -> dict[str, Any]:
         raise ValueError(f"invalid ulimit type: {name}")
     parts = numbers.split(":")
     if len(parts) > 2:
-        raise ValueError(f"too many limit value arguments - {numbers}, can only have up to two, `soft[:hard]`")
+        raise ValueError(
+            f"too many limit value arguments - {numbers}, can only have up to two, `soft[:hard]`"
+        )
     try:
         soft = int(parts[0])
         hard = int(parts[1]) if len(parts) > 1 else soft

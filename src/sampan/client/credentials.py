@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sampan.client.config import Config
 
 HUB_SERVER = "https://index.docker.io/v1/"
-TOKEN_USER = "<token>"  # noqa: S105 - a helper's name for an identity token
+TOKEN_USER = "<token>"
 
 
 def server_of(domain: str) -> str:
@@ -54,7 +54,8 @@ def get(config: Config, server: str) -> dict[str, str]:
             user, _, password = binascii.a2b_base64(entry["auth"]).decode().partition(":")
         except (ValueError, UnicodeDecodeError):
             raise ClientError(
-                f"config.json: the login of {server} is not base64", hint=f"Log in again: sampan login {server}"
+                f"config.json: the login of {server} is not base64",
+                hint=f"Log in again: sampan login {server}",
             ) from None
         login.update(username=user, password=password.rstrip("\0"))
     if login:

@@ -47,7 +47,7 @@ class Endpoint:
 
 
 def parse(url: str) -> Endpoint:
-    """Parse ``unix:///path``, ``tcp://host:port``, ``ssh://[user@]host[:port][/socket]`` (and bare host:port).
+    """Parse ``unix:///path``, ``tcp://host:port`` (or bare), ``ssh://[user@]host[:port][/socket]``.
 
     Raises ClientError with Docker's words for anything else.
     """

@@ -38,7 +38,7 @@ def _scanner() -> Callable[[str, int], tuple[Any, int]]:
         import json
 
         return json.JSONDecoder(strict=False).raw_decode
-    scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_Scanning)
+    scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_Scanning)  # type: ignore[arg-type]
     return scan
 
 
@@ -99,7 +99,7 @@ def quote(text: str) -> str:
     try:
         from _json import encode_basestring
     except ImportError:  # pragma: no cover - other interpreters
-        from json.encoder import encode_basestring  # type: ignore[attr-defined]
+        from json.encoder import encode_basestring
     out: str = encode_basestring(text)
     for raw, escaped in _GO_ESCAPES:
         if raw in out:

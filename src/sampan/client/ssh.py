@@ -7,44 +7,49 @@ from sampan.client.transport import SocketStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     import subprocess
 
     from sampan.client.endpoint import Endpoint
     from sampan.client.http import Stream
 
 # Whichever engine's command line the far side has; sampan's own looks for both engines' sockets.
-DIAL = "if command -v sampan >/dev/null 2>&1; then exec sampan{0} system dial-stdio; else exec docker{0} system dial-stdio; fi"
+DIAL = (
+    "if command -v sampan >/dev/null 2>&1; then exec sampan{0} system dial-stdio; "
+    "else exec docker{0} system dial-stdio; fi"
+)
 
 
 class SSHStream(SocketStream):
     """The ssh process's stdin and stdout, one socket pair."""
 
-    def __init__(self, sock: object, process: subprocess.Popen[bytes], url: str) -> None:
-        super().__init__(sock)  # type: ignore[arg-type]
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes], endpoint: Endpoint) -> None:
+        super().__init__(sock)
+        self._socket = sock
         self._process = process
-        self._url = url
-        self._receive = self.recv
+        self._endpoint = endpoint
         self._heard = False
         self.recv = self._recv
-        self._close = self.close
         self.close = self._end
 
-    def _recv(self, size: int, /) -> bytes:
-        data = self._receive(size)
+    def _recv(self, size: int, flags: int = 0, /) -> bytes:
+        data = self._socket.recv(size, flags)
         if not data and not self._heard:
             code = self._process.wait(10)
             raise ConnectFailed(
-                f"error during connect: ssh to {self._url} ended with code {code}",
-                hint=f"Its own words stand above. Try: ssh {self._process.args[-2]} docker version",  # type: ignore[index]
+                f"error during connect: ssh to {self._endpoint.url} ended with code {code}",
+                hint=f"Its own words stand above. Try: ssh {self._endpoint.address} docker version",
             )
         self._heard = True
         return data
 
     def _end(self) -> None:
-        self._close()
+        import subprocess
+
+        self._socket.close()
         try:
             self._process.wait(0.2)
-        except Exception:  # noqa: BLE001 - still busy: it ends by itself on the closed pipe
+        except subprocess.TimeoutExpired:
             self._process.terminate()
 
 
@@ -61,7 +66,6 @@ def command(endpoint: Endpoint) -> list[str]:
 
 def dial(endpoint: Endpoint) -> Stream:
     """Start ssh. Raises ConnectFailed when there is no ssh program."""
-    import os
     import socket
     import subprocess
 
@@ -69,10 +73,9 @@ def dial(endpoint: Endpoint) -> Stream:
     try:
         process = subprocess.Popen(
             command(endpoint),
-            stdin=theirs,
-            stdout=theirs,
-            # A terminal's Ctrl-C is for the container, not for the tunnel.
-            preexec_fn=os.setpgrp,  # noqa: PLW1509 - no threads in this process
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            process_group=0,  # a terminal's Ctrl-C is for the container, not for the tunnel
         )
     except FileNotFoundError:
         ours.close()
@@ -81,4 +84,4 @@ def dial(endpoint: Endpoint) -> Stream:
         ) from None
     finally:
         theirs.close()
-    return SSHStream(ours, process, endpoint.url)
+    return SSHStream(ours, process, endpoint)

@@ -166,7 +166,7 @@ class Tree:
                 return
             self._inodes[key] = name
         extra = {}
-        try:
+        try:  # noqa: SIM105 - contextlib costs start-up time
             extra[f"SCHILY.xattr.{CAPABILITY}"] = os.getxattr(path, CAPABILITY)
         except OSError:
             pass

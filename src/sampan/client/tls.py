@@ -80,7 +80,7 @@ class TLSStream:
         if not self._unsent:
             self._held = self._tls.write(data[:16384])
             self._unsent = self._out.read()
-        try:
+        try:  # noqa: SIM105 - contextlib costs start-up time
             self._unsent = self._unsent[self._sock.send(self._unsent, socket.MSG_DONTWAIT) :]
         except BlockingIOError:
             pass
@@ -99,7 +99,7 @@ class TLSStream:
         if self._write_closed:
             return
         self._write_closed = True
-        try:
+        try:  # noqa: SIM105
             self._tls.unwrap()
         except ssl.SSLError:
             pass  # "want read": the answer to close_notify comes when the other side ends, too

@@ -51,7 +51,9 @@ def _check_tag(tag: str) -> None:
     try:
         names.parse(tag)
     except CLIError as error:
-        raise FlagError(f'invalid argument "{tag}" for "-t, --tag" flag: {error.message}', hint=error.hint) from None
+        raise FlagError(
+            f'invalid argument "{tag}" for "-t, --tag" flag: {error.message}', hint=error.hint
+        ) from None
 
 
 def _quietly(cli: CLI, stream: Iterator[dict[str, Any]], note: Any) -> None:
@@ -111,7 +113,9 @@ def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
         if value:
             query[key] = jsontext.dumps(value)
     query["extrahosts"] = options.all("add-host") or None
-    query["securityopt"] = jsontext.dumps(options.all("security-opt")) if options.all("security-opt") else None
+    query["securityopt"] = (
+        jsontext.dumps(options.all("security-opt")) if options.all("security-opt") else None
+    )
     if options.flag("check"):
         query["check"] = True
     if options.flag("why"):

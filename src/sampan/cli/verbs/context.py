@@ -80,7 +80,9 @@ def create(cli: CLI, options: Options, arguments: list[str]) -> int:
     elif options.all("docker"):
         docker, files = _parse_docker(cli, options.all("docker"))
     else:
-        raise CLIError("docker endpoint configuration is required", hint='For example: --docker "host=ssh://me@there"')
+        raise CLIError(
+            "docker endpoint configuration is required", hint='For example: --docker "host=ssh://me@there"'
+        )
     meta = {
         "Name": name,
         "Metadata": {"Description": description} if description else {},
@@ -172,7 +174,8 @@ def use(cli: CLI, options: Options, arguments: list[str]) -> int:
         if cli.settings.environ.get(variable):
             cli.complain(
                 f"Warning: {variable} environment variable overrides the active context. "
-                f'To use "{name}", either set the global --context flag, or unset {variable} environment variable.'
+                f'To use "{name}", either set the global --context flag, '
+                f"or unset {variable} environment variable."
             )
     return 0
 
@@ -326,6 +329,8 @@ RM = Command(
     (1, MANY),
     (("force", "f", "bool", False, "Even the current one"),),
 )
-INSPECT = Command(inspect, "[OPTIONS] [CONTEXT] [CONTEXT...]", "Show everything about contexts", (0, MANY), (_FORMAT,))
+INSPECT = Command(
+    inspect, "[OPTIONS] [CONTEXT] [CONTEXT...]", "Show everything about contexts", (0, MANY), (_FORMAT,)
+)
 EXPORT = Command(export, "[OPTIONS] CONTEXT [FILE|-]", "Write a context to a tar archive", (1, 2))
 IMPORT = Command(import_context, "CONTEXT FILE|-", "Read a context from a tar archive", (2, 2))

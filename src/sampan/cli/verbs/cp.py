@@ -28,7 +28,9 @@ def copy(cli: CLI, options: Options, arguments: list[str]) -> int:
     source_name, source = split(arguments[0])
     target_name, target = split(arguments[1])
     if source_name and target_name:
-        raise CLIError("copying between containers is not supported", hint="Pipe it: sampan cp A:x - | sampan cp - B:")
+        raise CLIError(
+            "copying between containers is not supported", hint="Pipe it: sampan cp A:x - | sampan cp - B:"
+        )
     if not source_name and not target_name:
         raise CLIError("must specify at least one container source")
     if not source or not target:
@@ -65,7 +67,7 @@ def _stat(cli: CLI, name: str, path: str) -> dict[str, Any]:
 
 def _absolute(path: str) -> str:
     """Below the container's root, its trailing slash or dot kept: they say what is meant."""
-    keep = path.endswith("/") or path.endswith("/.") or path == "."
+    keep = path.endswith(("/", "/.")) or path == "."
     cleaned = os.path.normpath("/" + path.lstrip("/"))
     if not keep or cleaned == "/":
         return cleaned
@@ -112,7 +114,7 @@ def _destination(source: str, facts: dict[str, Any], target: str) -> tuple[str, 
     if os.path.lexists(full) and is_folder:
         raise CLIError("cannot copy directory")
     if target.endswith("/") and not is_folder:
-        raise CLIError("destination directory must exist", hint=f"Make it first: mkdir {target}")
+        raise CLIError("no such directory", hint=f"Make it first: mkdir {target}")
     if contents_only:
         os.makedirs(full)
         return full, (name, "")
@@ -121,7 +123,7 @@ def _destination(source: str, facts: dict[str, Any], target: str) -> tuple[str, 
 
 def _into(cli: CLI, options: Options, source: str, name: str, target: str) -> int:
     path = _absolute(target)
-    facts = _existing(cli, name, path)
+    path, facts = _existing(cli, name, path)
     is_folder = facts is not None and bool(facts["mode"] & GO_DIRECTORY)
     if source == "-":
         if not is_folder:
@@ -154,17 +156,17 @@ def _local(source: str, *, follow: bool) -> os.stat_result:
         raise CLIError(f"lstat {os.path.abspath(source)}: {(error.strerror or '').lower()}") from None
 
 
-def _existing(cli: CLI, name: str, path: str) -> dict[str, Any] | None:
-    """Facts about the destination, through links; None when it isn't there yet."""
+def _existing(cli: CLI, name: str, path: str) -> tuple[str, dict[str, Any] | None]:
+    """The destination and the facts about it, through links; None when it isn't there yet."""
     for _ in range(LINKS):
         try:
             facts = _stat(cli, name, path)
         except APIError as error:
             if error.status != 404 or not error.message.startswith("Could not find"):
                 raise
-            return None
+            return path, None
         if not facts["mode"] & GO_LINK:
-            return facts
+            return path, facts
         linked = str(facts["linkTarget"])
         path = linked if linked.startswith("/") else os.path.join(os.path.dirname(path.rstrip("/")), linked)
     raise CLIError(f"too many links in {path}")

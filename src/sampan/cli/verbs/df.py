@@ -62,7 +62,9 @@ def summary(found: dict[str, Any]) -> list[tuple[str, int, int, int, int]]:
     """Images, containers, volumes, build cache: number, active, size and reclaimable bytes."""
     images = found.get("Images") or []
     layers = found.get("LayersSize", 0)
-    used = sum(max(0, i["Size"] - max(0, i.get("SharedSize", 0))) for i in images if i.get("Containers", 0) > 0)
+    used = sum(
+        max(0, i["Size"] - max(0, i.get("SharedSize", 0))) for i in images if i.get("Containers", 0) > 0
+    )
     containers = found.get("Containers") or []
     running = [c for c in containers if c.get("State") in ("running", "paused", "restarting")]
     sizes = [c.get("SizeRw", 0) for c in containers]

@@ -35,7 +35,7 @@ def relay(stream: Stream) -> None:
             if not data:
                 return
             write_all(1, data)
-        if 0 in ready and ready[0]:
+        if ready.get(0):
             unsent = os.read(0, SIZE)
             reading = bool(unsent)
             if not reading:

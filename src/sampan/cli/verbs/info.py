@@ -80,7 +80,11 @@ def _server(found: dict[str, Any]) -> list[str]:
     return [*lines, f" Live Restore Enabled: {_shown(found.get('LiveRestoreEnabled', False))}", ""]
 
 
-_FIRST = (("LoggingDriver", "Logging Driver"), ("CgroupDriver", "Cgroup Driver"), ("CgroupVersion", "Cgroup Version"))
+_FIRST = (
+    ("LoggingDriver", "Logging Driver"),
+    ("CgroupDriver", "Cgroup Driver"),
+    ("CgroupVersion", "Cgroup Version"),
+)
 _SECOND = (("DefaultRuntime", "Default Runtime"), ("InitBinary", "Init Binary"))
 _THIRD = (
     ("KernelVersion", "Kernel Version"),

@@ -54,7 +54,9 @@ def address_pools(options: Options) -> list[dict[str, Any]]:
     import ipaddress
 
     try:
-        pools = [(ipaddress.ip_network(text, strict=False), {"Subnet": text}) for text in options.all("subnet")]
+        pools = [
+            (ipaddress.ip_network(text, strict=False), {"Subnet": text}) for text in options.all("subnet")
+        ]
         for flag, key in (("ip-range", "IPRange"), ("gateway", "Gateway")):
             for text in options.all(flag):
                 _pool_of(pools, text, flag)[key] = text
@@ -81,7 +83,7 @@ def _pool_of(pools: list[tuple[Any, dict[str, Any]]], text: str, flag: str) -> d
 class Network(table.Row):
     """One network of the list."""
 
-    def Label(self, name: str) -> str:  # noqa: N802 - a template's method
+    def Label(self, name: str) -> str:
         """One label's value."""
         return str((self.data.get("Labels") or {}).get(name, ""))
 

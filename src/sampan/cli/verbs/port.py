@@ -18,7 +18,9 @@ def port(cli: CLI, options: Options, arguments: list[str]) -> int:
     ports = container["NetworkSettings"].get("Ports") or {}
     if len(arguments) == 1:
         lines = [
-            f"{inside} -> {_address(binding)}" for inside, bindings in ports.items() for binding in bindings or []
+            f"{inside} -> {_address(binding)}"
+            for inside, bindings in ports.items()
+            for binding in bindings or []
         ]
         for line in sorted(lines, key=_by_number):
             cli.print(line)

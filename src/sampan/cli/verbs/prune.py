@@ -33,7 +33,9 @@ def confirm(cli: CLI, options: Options, warning: str) -> None:
 
 
 def _call(cli: CLI, kind: str, pairs: Pairs) -> dict[str, Any]:
-    found: dict[str, Any] = cli.client.call("POST", f"/{kind}/prune", {"filters": filters.encode(pairs)}) or {}
+    found: dict[str, Any] = (
+        cli.client.call("POST", f"/{kind}/prune", {"filters": filters.encode(pairs)}) or {}
+    )
     return found
 
 
@@ -88,7 +90,7 @@ def volumes(cli: CLI, options: Options, arguments: list[str]) -> int:
     confirm(cli, options, f"WARNING! This will remove {which} not used by at least one container.")
     if options.flag("all"):
         if any(name == "all" for name, _ in pairs):
-            raise CLIError('conflicting options: cannot specify both --all and --filter all=1')
+            raise CLIError("conflicting options: cannot specify both --all and --filter all=1")
         if cli.client.at_least("1.42"):
             pairs.append(("all", "true"))
     _total(cli, *_volumes(cli, pairs))
@@ -134,7 +136,11 @@ def system(cli: CLI, options: Options, arguments: list[str]) -> int:
         if any(name == "until" for name, _ in pairs):
             raise CLIError('ERROR: The "until" filter is not supported with "--volumes"')
         parts.append("all anonymous volumes not used by at least one container")
-    parts.append("all images without at least one container associated to them" if everything else "all dangling images")
+    parts.append(
+        "all images without at least one container associated to them"
+        if everything
+        else "all dangling images"
+    )
     parts.append("all build cache" if everything else "unused build cache")
     warning = "WARNING! This will remove:\n" + "".join(f"  - {part}\n" for part in parts)
     if pairs:
@@ -152,9 +158,7 @@ def system(cli: CLI, options: Options, arguments: list[str]) -> int:
 
 
 CONTAINERS = Command(containers, "[OPTIONS]", "Remove all stopped containers", (0, 0), (_FILTER, _FORCE))
-NETWORKS = Command(
-    networks, "[OPTIONS]", "Remove networks that no container uses", (0, 0), (_FILTER, _FORCE)
-)
+NETWORKS = Command(networks, "[OPTIONS]", "Remove networks that no container uses", (0, 0), (_FILTER, _FORCE))
 VOLUMES = Command(
     volumes,
     "[OPTIONS]",
@@ -167,7 +171,11 @@ IMAGES = Command(
     "[OPTIONS]",
     "Remove unused images",
     (0, 0),
-    (("all", "a", "bool", False, "All that no container uses, not only those without a name"), _FILTER, _FORCE),
+    (
+        ("all", "a", "bool", False, "All that no container uses, not only those without a name"),
+        _FILTER,
+        _FORCE,
+    ),
 )
 BUILD_CACHE = Command(
     build_cache,

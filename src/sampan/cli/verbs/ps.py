@@ -17,7 +17,7 @@ FORMAT_HELP = "Format with a Go template, 'table TEMPLATE', or 'json'"
 class Container(table.Row):
     """One container of the list, as templates see it."""
 
-    def Label(self, name: str) -> str:  # noqa: N802 - a template's method
+    def Label(self, name: str) -> str:
         """One label's value."""
         return str((self.data.get("Labels") or {}).get(name, ""))
 
@@ -171,7 +171,9 @@ def ps(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Running ones, or all."""
     form = options.text("format")
     last = 1 if options.flag("latest") else options.number("last")
-    size = options.flag("size") or (not options.flag("quiet") and ".Size" in (form or cli.config.text("psFormat")))
+    size = options.flag("size") or (
+        not options.flag("quiet") and ".Size" in (form or cli.config.text("psFormat"))
+    )
     query = {
         "all": options.flag("all"),
         "limit": last if last > 0 else None,

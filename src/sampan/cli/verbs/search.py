@@ -42,7 +42,9 @@ def search(cli: CLI, options: Options, arguments: list[str]) -> int:
         "filters": filters.encode(options.all("filter")),
     }
     domain, _ = names.split_domain(arguments[0])
-    found = cli.client.call("GET", "/images/search", query, headers=credentials.headers(cli.config, domain)) or []
+    found = (
+        cli.client.call("GET", "/images/search", query, headers=credentials.headers(cli.config, domain)) or []
+    )
     found.sort(key=lambda item: -item.get("star_count", 0))
     table.show(
         cli,

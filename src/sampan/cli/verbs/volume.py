@@ -19,7 +19,9 @@ def create(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Print the volume's name."""
     name = options.text("name")
     if name and arguments:
-        raise CLIError("conflicting options: cannot specify a volume-name through both --name and as a positional arg")
+        raise CLIError(
+            "conflicting options: cannot specify a volume-name through both --name and as a positional arg"
+        )
     request = {
         "Name": name or (arguments[0] if arguments else ""),
         "Driver": options.text("driver"),
@@ -33,7 +35,7 @@ def create(cli: CLI, options: Options, arguments: list[str]) -> int:
 class Volume(table.Row):
     """One volume of the list."""
 
-    def Label(self, name: str) -> str:  # noqa: N802 - a template's method
+    def Label(self, name: str) -> str:
         """One label's value."""
         return str((self.data.get("Labels") or {}).get(name, ""))
 

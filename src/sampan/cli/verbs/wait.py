@@ -24,4 +24,6 @@ def wait(cli: CLI, options: Options, arguments: list[str]) -> int:
     return one_by_one(cli, arguments, one)
 
 
-WAIT = Command(wait, "CONTAINER [CONTAINER...]", "Wait until containers stop, print their exit codes", (1, MANY))
+WAIT = Command(
+    wait, "CONTAINER [CONTAINER...]", "Wait until containers stop, print their exit codes", (1, MANY)
+)

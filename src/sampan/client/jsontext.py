@@ -94,13 +94,19 @@ def _run_together(scan: Callable[[str, int], tuple[Any, int]], line: bytes) -> I
             at += 1
 
 
-def quote(text: str) -> str:
-    """A JSON string literal with Go's escapes: UTF-8 stays, ``<``, ``>``, ``&`` and U+2028/9 are escaped."""
+def plain_quote(text: str) -> str:
+    """A JSON string literal; only what JSON itself forbids is escaped."""
     try:
         from _json import encode_basestring
     except ImportError:  # pragma: no cover - other interpreters
         from json.encoder import encode_basestring
     out: str = encode_basestring(text)
+    return out
+
+
+def quote(text: str) -> str:
+    """A JSON string literal with Go's escapes: UTF-8 stays, ``<``, ``>``, ``&`` and U+2028/9 are escaped."""
+    out = plain_quote(text)
     for raw, escaped in _GO_ESCAPES:
         if raw in out:
             out = out.replace(raw, escaped)
@@ -113,56 +119,58 @@ _GO_ESCAPES = (
     ("&", "\\u0026"),
     ("\u2028", "\\u2028"),
     ("\u2029", "\\u2029"),
-    ("\x7f", "\x7f"),
 )
 
 
-def dumps(value: Any, indent: int = 0, *, sort: bool = False) -> str:
-    """Encode as Go's ``json.Marshal`` (or, with ``indent`` blanks a level, ``MarshalIndent``) writes it."""
-    out: list[str] = []
-    _encode(value, out, " " * indent, "\n" if indent else "", sort)
-    return "".join(out)
+def dumps(value: Any, indent: int = 0, *, sort: bool = False, escape: bool = True) -> str:
+    """Encode as Go's ``json.Marshal`` (or, with ``indent`` blanks a level, ``MarshalIndent``) writes it.
+
+    ``escape`` False leaves ``<``, ``>``, ``&`` readable.
+    """
+    writer = _Writer(" " * indent, sort=sort, quote=quote if escape else plain_quote)
+    writer.value(value, "\n" if indent else "")
+    return "".join(writer.out)
 
 
-def _encode(value: Any, out: list[str], indent: str, line: str, sort: bool) -> None:
-    if isinstance(value, str):
-        out.append(quote(value))
-    elif value is None or value is True or value is False:
-        out.append({None: "null", True: "true", False: "false"}[value])
-    elif isinstance(value, float):
-        out.append(_number(value))
-    elif isinstance(value, int):
-        out.append(str(value))
-    elif isinstance(value, dict):
-        _encode_object(value, out, indent, line, sort)
-    else:
-        _encode_array(list(value), out, indent, line, sort)
+class _Writer:
+    """Encodes into a list of pieces."""
 
+    def __init__(self, indent: str, *, sort: bool, quote: Callable[[str], str]) -> None:
+        self.out: list[str] = []
+        self._indent, self._sort, self._quote = indent, sort, quote
 
-def _encode_object(value: dict[Any, Any], out: list[str], indent: str, line: str, sort: bool) -> None:
-    if not value:
-        out.append("{}")
-        return
-    inner, colon = line and line + indent, ": " if line else ":"
-    lead = "{" + inner
-    for key in sorted(value) if sort else value:
-        out.append(lead + quote(str(key)) + colon)
-        _encode(value[key], out, indent, inner, sort)
-        lead = "," + inner
-    out.append(line + "}")
+    def value(self, value: Any, line: str) -> None:
+        """Any value; ``line`` is the line break with the present indentation, "" on one line."""
+        if isinstance(value, str):
+            self.out.append(self._quote(value))
+        elif value is None or value is True or value is False:
+            self.out.append({None: "null", True: "true", False: "false"}[value])
+        elif isinstance(value, float):
+            self.out.append(_number(value))
+        elif isinstance(value, int):
+            self.out.append(str(value))
+        elif isinstance(value, dict):
+            self._object(value, line)
+        else:
+            self._array(list(value), line)
 
+    def _object(self, value: dict[Any, Any], line: str) -> None:
+        inner, colon = line and line + self._indent, ": " if line else ":"
+        lead = "{" + inner
+        for key in sorted(value) if self._sort else value:
+            self.out.append(lead + self._quote(str(key)) + colon)
+            self.value(value[key], inner)
+            lead = "," + inner
+        self.out.append(line + "}" if value else "{}")
 
-def _encode_array(value: list[Any], out: list[str], indent: str, line: str, sort: bool) -> None:
-    if not value:
-        out.append("[]")
-        return
-    inner = line and line + indent
-    lead = "[" + inner
-    for item in value:
-        out.append(lead)
-        _encode(item, out, indent, inner, sort)
-        lead = "," + inner
-    out.append(line + "]")
+    def _array(self, value: list[Any], line: str) -> None:
+        inner = line and line + self._indent
+        lead = "[" + inner
+        for item in value:
+            self.out.append(lead)
+            self.value(item, inner)
+            lead = "," + inner
+        self.out.append(line + "]" if value else "[]")
 
 
 def _number(value: float) -> str:

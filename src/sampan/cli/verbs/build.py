@@ -83,8 +83,8 @@ def _counted(cli: CLI, pieces: Iterator[bytes]) -> Iterator[bytes]:
         sent += len(piece)
         if drawn and sent - shown > REFRESH:
             shown = sent
-            cli.write(f"Sending build context to Docker daemon {units.size(sent):>9}\r")
-    cli.write(f"Sending build context to Docker daemon {units.size(sent):>9}\r\r\n")
+            cli.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r")
+    cli.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r\r\n")
 
 
 def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:

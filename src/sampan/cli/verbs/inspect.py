@@ -89,7 +89,7 @@ def show(cli: CLI, options: Options, arguments: list[str], get: Getter) -> int:
         except SampanError as error:
             errors.append(text_of(error))
     if template is None:
-        cli.write(jsontext.dumps(found, 4) + "\n" if found else "[]\n")
+        cli.write(jsontext.dumps(found, 4, escape=False) + "\n" if found else "[]\n")
     elif out:
         cli.write("".join(out))
     else:

@@ -1,0 +1,159 @@
+"""Engines to talk to, and the command line as users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import busybox_tar
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+PYTHON = sys.executable
+LAUNCH = (
+    f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from sampan.cli.main import main; sys.exit(main())"
+)
+STOCK = shutil.which("docker")
+
+
+def sampan_command(*words: str) -> list[str]:
+    """The program as its launcher starts it: no site, no environment."""
+    return [PYTHON, "-I", "-S", "-c", LAUNCH, *words]
+
+
+@dataclass
+class Engine:
+    """An engine under test, seen through both command lines."""
+
+    name: str
+    host: str
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "SAMPAN_"))}
+        config = str(self.folder / "config")
+        return {
+            **kept,
+            "DOCKER_HOST": self.host,
+            "DOCKER_CONFIG": config,
+            "DOCKER_BUILDKIT": "0",
+            "TZ": "UTC",
+        }
+
+    def sampan(
+        self, *words: str, input: bytes = b"", cwd: Any = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run sampan; outputs as bytes."""
+        return subprocess.run(
+            sampan_command(*words),
+            input=input,
+            capture_output=True,
+            env={**self.env, **(env or {})},
+            cwd=cwd,
+            timeout=60,
+        )
+
+    def stock(self, *words: str, input: bytes = b"", cwd: Any = None) -> subprocess.CompletedProcess[bytes]:
+        """Run docker's own client."""
+        assert STOCK is not None
+        return subprocess.run(
+            [STOCK, *words], input=input, capture_output=True, env=self.env, cwd=cwd, timeout=60
+        )
+
+    def run_detached(self, *words: str) -> str:
+        """Start a container without a network; its id."""
+        done = self.sampan("run", "-d", "--network", "none", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode().strip()
+
+
+def _answers(path: str) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(path)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _dockerd(folder: Path) -> Iterator[Engine]:
+    path = folder / "s"
+    log = open(folder / "log", "wb")
+    process = subprocess.Popen(
+        ["dockerd", "--data-root", str(folder / "root"), "--exec-root", str(folder / "exec")]
+        + ["-H", f"unix://{path}", "--pidfile", str(folder / "pid"), "--bridge", "none", "--iptables=false"],
+        stdout=log,
+        stderr=log,
+        stdin=subprocess.DEVNULL,
+    )
+    log.close()
+    try:
+        deadline = time.monotonic() + 40
+        while not _answers(str(path)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-400:]}")
+            time.sleep(0.05)
+        yield Engine("dockerd", f"unix://{path}", folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
+            if str(folder) in mount:
+                subprocess.run(["umount", "-l", mount.split()[1]], check=False)
+
+
+@pytest.fixture(scope="session", params=["sampand", "dockerd"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The project's engine, then Debian's dockerd: the command line serves both."""
+    if os.geteuid() != 0 or not os.path.exists("/bin/busybox"):
+        pytest.skip("needs root and a static busybox")
+    folder = Path(tempfile.mkdtemp(prefix="sampan-cli-"))
+    try:
+        if request.param == "sampand":
+            daemon = request.getfixturevalue("sampand")
+            found = Engine("sampand", daemon.host, folder)
+            _prepare(found)
+            yield found
+        elif shutil.which("dockerd") is None:
+            pytest.skip("dockerd is not installed")
+        else:
+            with _dockerd(folder) as found:
+                _prepare(found)
+                yield found
+                identifiers = found.sampan("ps", "-aq").stdout.decode().split()
+                if identifiers:
+                    found.sampan("rm", "-f", "-v", *identifiers)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(engine: Engine) -> None:
+    done = engine.sampan(
+        "import", "-c", 'CMD ["sh"]', "-c", "ENV PATH=/bin", "-", "busybox:cli", input=busybox_tar()
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def clean(engine: Engine) -> Iterator[Engine]:
+    """The engine; containers that the test leaves are removed afterwards."""
+    before = set(engine.sampan("ps", "-aq", "--no-trunc").stdout.decode().split())
+    yield engine
+    left = set(engine.sampan("ps", "-aq", "--no-trunc").stdout.decode().split()) - before
+    if left:
+        engine.sampan("rm", "-f", "-v", *left)

@@ -121,7 +121,7 @@ async def test_egress_control(lab: Lab) -> None:
     assert await lookup(box, "bad.example") == "REFUSED"
     assert await lookup(box, "good.example") == "NOERROR 10.201.7.2"
     assert (await aask(box, "tcp", "10.201.7.2", 81)).startswith("shut"), "pinned by the answer"
-    shown = lab.networks.egress(container.name)
+    shown = await lab.networks.egress(container.name)
     assert shown["Allowed"] == ["10.201.7.2/32:80", "good.example:81"]
     assert {(item["Address"], item["Port"]) for item in shown["Refused"]} >= {("10.201.7.2", 81)}
     assert shown["RefusedNames"] == {"bad.example": 1}

@@ -354,6 +354,7 @@ async def test_switchboard_killed(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="n1"))
     _web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
     server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    await lab.networks.switchboard.ask({"op": "state"})
     process = lab.networks.switchboard._process
     assert process is not None
     process.kill()

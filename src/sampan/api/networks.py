@@ -202,7 +202,7 @@ async def prune(engine: Engine, request: Request) -> Response:
 
 async def egress(engine: Engine, request: Request) -> Response:
     """GET /containers/{id}/egress: what a container may reach and was refused (an extension of sampan)."""
-    return json_response(engine.networks.egress(request.params["id"]))
+    return json_response(await engine.networks.egress(request.params["id"]))
 
 
 ROUTES = [

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,27 +128,80 @@ def _map_blocks(
     return False
 
 
-def own_jumps(objects: Iterable[dict[str, Any]], comment: str) -> list[tuple[str, int]]:
-    """Our jumps in foreign chains: (family table chain, handle)."""
-    return [
-        (f"{item['rule']['family']} {item['rule']['table']} {item['rule']['chain']}", item["rule"]["handle"])
-        for item in objects
-        if item.get("rule", {}).get("comment") == comment
-    ]
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """What there is of ours in a foreign table: jumps (chain, handle), bridges let out and back."""
+
+    place: str
+    jumps: tuple[tuple[str, int], ...]
+    out: frozenset[str]
+    back: frozenset[str]
 
 
-def jump_text(chain: Chain, name: str, comment: str, bridges: Sequence[str], before: int = 0) -> str:
+def laid(objects: Sequence[dict[str, Any]], name: str) -> dict[str, Jump]:
+    """What there is of ours in foreign tables, by "family table"; ``name`` is our table's and chain's."""
+    found: dict[str, tuple[list[tuple[str, int]], set[str], set[str]]] = {}
+    for item in objects:
+        chain = item.get("chain")
+        if chain and chain["name"] == name and chain["table"] != name:
+            found.setdefault(f"{chain['family']} {chain['table']}", ([], set(), set()))
+    for item in objects:
+        rule = item.get("rule")
+        if rule is None or f"{rule['family']} {rule['table']}" not in found:
+            continue
+        jumps, out, back = found[f"{rule['family']} {rule['table']}"]
+        for statement in rule.get("expr", []):
+            if statement.get("jump", {}).get("target") == name:
+                jumps.append((rule["chain"], rule["handle"]))
+            if rule["chain"] == name and "match" in statement:
+                key = statement["match"]["left"].get("meta", {}).get("key")
+                {"iifname": out, "oifname": back}.get(key, set()).add(str(statement["match"]["right"]))
+    return {
+        place: Jump(place, tuple(jumps), frozenset(out), frozenset(back))
+        for place, (jumps, out, back) in found.items()
+    }
+
+
+def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence[str]) -> None:
+    """Have exactly the jumps that are needed: one in each blocking chain, none without bridges.
+
+    What is right already isn't touched: every change wakes up whoever watches the rules, us included.
+    """
+    objects = nft.query("list ruleset")
+    present, names = laid(objects, table), frozenset(bridges)
+    wanted = {f"{chain.family} {chain.table}": chain for chain in blocking} if bridges else {}
+    commands: list[str] = []
+    for place, jump in present.items():
+        chain = wanted.get(place)
+        right = chain and [name for name, _handle in jump.jumps] == [chain.name]
+        if right and jump.out == names and jump.back == names:
+            del wanted[place]
+            continue
+        commands += [f"delete rule {place} {name} handle {handle}\n" for name, handle in jump.jumps]
+        commands.append(f"flush chain {place} {table}\ndelete chain {place} {table}\n")
+    for chain in wanted.values():
+        commands.append(jump_text(chain, table, bridges, _last_word(objects, chain)))
+    if not commands:
+        return
+    with contextlib.suppress(NftError):
+        nft.run("".join(commands))
+        for chain in wanted.values():
+            if _for_iptables(chain):
+                _let_answers_back(chain, table, bridges)
+
+
+def jump_text(chain: Chain, name: str, bridges: Sequence[str], before: int = 0) -> str:
     """Commands that make our chain ``name`` in the table of a foreign one, and the jump to it.
 
     With ``before`` the jump goes before the rule of that handle: the foreign chain's last word.
     """
     place = f"{chain.family} {chain.table} {name}"
-    names = ", ".join(f'"{bridge}"' for bridge in bridges)
-    # Plain matches only: iptables can't read a table with rules that it doesn't know.
-    lines = [f"add chain {place}", f"flush chain {place}"]
-    lines.append(f"add rule {place} iifname {{ {names} }} accept")
-    lines.append(f"add rule {place} oifname {{ {names} }} ct state established,related accept")
-    jump = f'jump {name} comment "{comment}"'
+    lines = [f"add chain {place}", *(f'add rule {place} iifname "{bridge}" accept' for bridge in bridges)]
+    if not _for_iptables(chain):
+        lines += [
+            f'add rule {place} oifname "{bridge}" ct state established,related accept' for bridge in bridges
+        ]
+    jump = f'jump {name} comment "sampan: {name}"'
     if before:
         lines.append(f"insert rule {chain.place} position {before} {jump}")
     else:
@@ -154,32 +209,30 @@ def jump_text(chain: Chain, name: str, comment: str, bridges: Sequence[str], bef
     return "\n".join(lines) + "\n"
 
 
-def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence[str]) -> None:
-    """Have exactly the jumps that are needed: one in each blocking chain, none without bridges."""
-    comment = f"sampan: {table}"
-    objects = nft.query("list ruleset")
-    commands = [f"delete rule {place} handle {handle}\n" for place, handle in own_jumps(objects, comment)]
-    commands += _stale_chains(objects, table)
-    if bridges:
-        commands += [
-            jump_text(chain, table, comment, bridges, _last_word(objects, chain, comment))
-            for chain in blocking
-        ]
-    if commands:
-        with contextlib.suppress(NftError):
-            nft.run("".join(commands))
+def _for_iptables(chain: Chain) -> bool:
+    """Whether iptables reads this table: it knows few of nft's own matches, and gives up at any other."""
+    here = (chain.family in ("ip", "ip6"), chain.table, chain.name) == (True, "filter", "FORWARD")
+    return here and shutil.which(_program(chain)) is not None
 
 
-def _stale_chains(objects: Iterable[dict[str, Any]], name: str) -> list[str]:
-    return [
-        f"flush chain {chain['family']} {chain['table']} {name}\n"
-        f"delete chain {chain['family']} {chain['table']} {name}\n"
-        for chain in (item["chain"] for item in objects if "chain" in item)
-        if chain["name"] == name and chain["table"] != name
-    ]
+def _program(chain: Chain) -> str:
+    return "iptables-restore" if chain.family == "ip" else "ip6tables-restore"
 
 
-def _last_word(objects: Iterable[dict[str, Any]], chain: Chain, comment: str) -> int:
+def _let_answers_back(chain: Chain, name: str, bridges: Sequence[str]) -> None:
+    rules = "".join(
+        f"-A {name} -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n" for bridge in bridges
+    )
+    subprocess.run(
+        [_program(chain), "--noflush", "--wait", "2"],
+        input=f"*filter\n{rules}COMMIT\n".encode(),
+        check=False,
+        capture_output=True,
+        timeout=5,
+    )
+
+
+def _last_word(objects: Iterable[dict[str, Any]], chain: Chain) -> int:
     """The handle of the chain's last rule when that ends everything that came so far (drop or reject all)."""
     rules = [
         item["rule"]
@@ -187,7 +240,7 @@ def _last_word(objects: Iterable[dict[str, Any]], chain: Chain, comment: str) ->
         if "rule" in item
         and (item["rule"]["family"], item["rule"]["table"], item["rule"]["chain"])
         == (chain.family, chain.table, chain.name)
-        and item["rule"].get("comment") != comment
+        and not item["rule"].get("comment", "").startswith("sampan: ")
     ]
     if not rules:
         return 0

@@ -124,14 +124,14 @@ class Guard:
                     found += [(version, entry) for entry in egress.refused_entries(item)]
         return found
 
-    def egress_of(self, item: Sandbox) -> dict[str, Any]:
+    async def egress_of(self, item: Sandbox) -> dict[str, Any]:
         """What a container may reach and what it was refused: connections with their number, and names."""
         own = [address for endpoint in item.endpoints for address in endpoint.addresses()]
         entries = [entry for _version, entry in self._refused_elements() if entry["source"] in own]
         names: dict[str, int] = {}
         with contextlib.suppress(OSError):
             if item.resolver:
-                names = self._networks.switchboard.tell({"op": "refused", "container": item.container})
+                names = await self._networks.switchboard.ask({"op": "refused", "container": item.container})
         return {
             "Container": item.container,
             "Name": item.name,

@@ -11,7 +11,6 @@ from sampan import errors
 from sampan.engine.networks.records import Endpoint, Sandbox
 from sampan.engine.networks.types import SandboxRequest
 from sampan.network import egress, files
-from sampan.network.switchboard.client import SwitchboardError
 
 if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
@@ -76,15 +75,14 @@ class Names:
     def changed(self, item: Sandbox) -> None:
         """A sandbox came, or its endpoints changed: tell of it, and it of the others."""
         named = [endpoint for endpoint in item.endpoints if endpoint.dns_names]
-        with contextlib.suppress(SwitchboardError):
-            if not (item.resolver or self._networks.switchboard.connected):
-                return
-            for endpoint in named:
-                self._put(endpoint)
-            if item.resolver and item.pid:
-                self._client(item)
-            for other, _endpoint in self._linked_to(item):
-                self._client(other)
+        if not (item.resolver or self._networks.switchboard.connected):
+            return
+        for endpoint in named:
+            self._put(endpoint)
+        if item.resolver and item.pid:
+            self._client(item)
+        for other, _endpoint in self._linked_to(item):
+            self._client(other)
 
     def _put(self, endpoint: Endpoint) -> None:
         self._told[endpoint.id] = endpoint
@@ -146,9 +144,8 @@ class Names:
         """An endpoint ended."""
         if self._told.pop(endpoint.id, None) is None:
             return
-        with contextlib.suppress(SwitchboardError):
-            order = {"op": "unname", "network": endpoint.network_id, "endpoint": endpoint.id}
-            self._networks.switchboard.tell(order)
+        order = {"op": "unname", "network": endpoint.network_id, "endpoint": endpoint.id}
+        self._networks.switchboard.tell(order)
 
     def renamed(self, container: str, name: str, old: str) -> None:
         """A container has another name."""

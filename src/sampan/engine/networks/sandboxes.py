@@ -372,12 +372,9 @@ class Sandboxes:
             with contextlib.suppress(errors.SampanError, OSError):
                 self._forward(item)
                 self._open_ways(item)
+        own = [item for item in self._live.values() if places.is_private(item.mode)]
         await self._networks.switchboard.restore(
-            {
-                item.container: self._listeners(item)
-                for item in self._live.values()
-                if places.is_private(item.mode)
-            }
+            [item.container for item in own], [endpoint.id for item in own for endpoint in item.endpoints]
         )
         for item in self._live.values():
             await self._mend(item)

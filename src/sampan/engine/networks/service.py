@@ -304,13 +304,13 @@ class Networks:
             if item.pid
         }
 
-    def egress(self, container: str) -> dict[str, Any]:
+    async def egress(self, container: str) -> dict[str, Any]:
         """What a container may reach and what it was refused. NotFound; Conflict when it doesn't run."""
         found = self._containers().get(container)
         item = self.sandboxes.get(found.id)
         if item is None:
             raise errors.Conflict(f"container {found.id} is not running")
-        return self.guard.egress_of(item)
+        return await self.guard.egress_of(item)
 
     def _containers(self) -> Containers:
         if self.containers is None:

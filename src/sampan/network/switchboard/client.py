@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from sampan.network.ports import Reserved
 log = logging.getLogger(__name__)
 _TIMEOUT = 5.0
 _FDS_A_PACKET = 100
+_PACKET = 1 << 18
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from sampan.network.switchboard.main import main; main()"
 )
@@ -51,8 +53,31 @@ class SwitchboardError(OSError):
     """The switchboard can't be started, doesn't answer, or refused an order."""
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """An order, the sockets that go with it, and who waits for its result (perhaps nobody)."""
+
+    order: Mapping[str, Any]
+    socks: tuple[socket.socket, ...]
+    future: asyncio.Future[Any]
+
+    def finish(self, result: Any) -> None:
+        for sock in self.socks:
+            sock.close()
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, failure: OSError) -> None:
+        log.warning("switchboard, %s: %s", self.order.get("op"), failure)
+        for sock in self.socks:
+            sock.close()
+        if not self.future.done():
+            self.future.set_exception(failure)
+            self.future.exception()  # seen: not everybody asks
+
+
 class Switchboard:
-    """One switchboard; calls take some 0.1 ms, the first of an engine 30 ms in the background."""
+    """One switchboard. Orders take some 0.1 ms; those that come while it starts (50 ms) wait in a queue."""
 
     def __init__(self, directory: Path, on_death: Callable[[], Awaitable[None]]) -> None:
         """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself."""
@@ -62,6 +87,8 @@ class Switchboard:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[str, dict[str, Any]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- connection ----------------------------------------------------------------------------------------
@@ -70,6 +97,13 @@ class Switchboard:
         """Find a switchboard that outlived an engine; whether there is one."""
         if self._socket is not None:
             return True
+        sock = self._find()
+        if sock is None:
+            return False
+        self._use(sock)
+        return True
+
+    def _find(self) -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         sock.settimeout(_TIMEOUT)
         try:
@@ -77,9 +111,8 @@ class Switchboard:
                 sock.connect(path)
         except OSError:
             sock.close()
-            return False
-        self._use(sock)
-        return True
+            return None
+        return sock
 
     def _use(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -111,9 +144,11 @@ class Switchboard:
                 self._process.wait(0.5)
             self._process = None
 
-    def _start(self) -> None:
-        if self.connect():
-            return
+    def _start(self) -> socket.socket:
+        """A connection to a switchboard that answers; one is started if there is none. For a thread."""
+        found = self._find()
+        if found is not None:
+            return found
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.unlink(missing_ok=True)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -131,17 +166,55 @@ class Switchboard:
                 cwd="/",
                 start_new_session=True,
             )
-        if not self.connect():
+        found = self._find()
+        if found is None:
             raise SwitchboardError(f"the switchboard can't be reached at {self._path}")
+        found.send(b'{"op": "state"}')
+        found.recv(_PACKET)
+        return found
+
+    # -- the queue -----------------------------------------------------------------------------------------
+
+    def _submit(self, order: Mapping[str, Any], socks: Sequence[socket.socket] = ()) -> asyncio.Future[Any]:
+        """Give an order now, or when the switchboard has started; ``socks`` are handed over and closed."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(order, tuple(socks), future)
+        if self._socket is not None and not self._waiting:
+            self._give(waiting)
+            return future
+        self._waiting.append(waiting)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+        return future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            if self._socket is None:
+                try:
+                    self._use(await asyncio.to_thread(self._start))
+                except OSError as failure:
+                    log.error("no switchboard: %s", failure)
+                    while self._waiting:
+                        self._waiting.popleft().fail(failure)
+                    return
+            self._give(self._waiting.popleft())
+
+    def _give(self, waiting: _Waiting) -> None:
+        try:
+            result = self._order(waiting.order, [sock.fileno() for sock in waiting.socks])
+        except OSError as failure:
+            waiting.fail(failure)
+        else:
+            waiting.finish(result)
 
     def _order(self, order: Mapping[str, Any], fds: Sequence[int] = ()) -> Any:
-        self._start()
-        assert self._socket is not None
         sock = self._socket
+        if sock is None:
+            raise SwitchboardError("the switchboard has ended")
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
         try:
             sock.sendmsg([json.dumps(order).encode()], ancillary)
-            raw = sock.recv(1 << 18)
+            raw = sock.recv(_PACKET)
         except OSError as failure:
             self._lose()
             raise SwitchboardError(f"the switchboard doesn't answer: {failure}") from failure
@@ -171,22 +244,16 @@ class Switchboard:
             target = by_key.get(f"{item.protocol} {item.host_ip} {item.host_port}")
             if target is not None:
                 pairs.append((target, one.socket))
-        try:
-            for start in range(0, len(pairs), _FDS_A_PACKET):
-                self._serve(container, pid, pairs[start : start + _FDS_A_PACKET], None)
-            if resolver is not None:
-                self._serve(container, pid, [], resolver)
-        finally:
-            for one in reserved:
-                one.socket.close()
-            for sock in resolver or ():
-                sock.close()
+        for start in range(0, len(pairs), _FDS_A_PACKET):
+            self._serve(container, pid, pairs[start : start + _FDS_A_PACKET], None)
+        if resolver is not None:
+            self._serve(container, pid, [], resolver)
 
     def _serve(
         self, container: str, pid: int, pairs: Sequence[tuple[Target, socket.socket]],
         resolver: tuple[socket.socket, socket.socket] | None,
     ) -> None:  # fmt: skip
-        fds = [sock.fileno() for _target, sock in pairs] + [sock.fileno() for sock in resolver or ()]
+        socks = [sock for _target, sock in pairs] + list(resolver or ())
         order = {
             "op": "serve",
             "container": container,
@@ -194,7 +261,7 @@ class Switchboard:
             "ports": [target.as_list() for target, _sock in pairs],
             "resolver": resolver is not None,
         }
-        self._order(order, fds)
+        self._submit(order, socks)
         known = self._known.setdefault(container, {"ports": [], "resolver": False})
         known["ports"] += [target.key for target, _sock in pairs]
         known["resolver"] = known["resolver"] or resolver is not None
@@ -202,43 +269,51 @@ class Switchboard:
     async def drop(self, container: str) -> None:
         """End everything for a container."""
         if self._known.pop(container, None) is not None:
-            with contextlib.suppress(SwitchboardError):
-                self._order({"op": "drop", "container": container})
+            with contextlib.suppress(OSError):
+                await self._submit({"op": "drop", "container": container})
 
     async def retarget(self, container: str, targets: Iterable[Target]) -> None:
         """Lead a container's ports to other addresses, for new connections."""
         if container in self._known:
             ports = [target.as_list() for target in targets]
-            self._order({"op": "retarget", "container": container, "ports": ports})
+            self.tell({"op": "retarget", "container": container, "ports": ports})
 
-    async def restore(self, wanted: Mapping[str, Iterable[Target]]) -> None:
-        """Find out what an older switchboard still does; have it drop what isn't wanted, and start blank."""
+    async def restore(self, wanted: Iterable[str], endpoints: Sequence[str]) -> None:
+        """Find out what an older switchboard still does; have it drop other containers and names."""
         if not self.connect():
             return
-        with contextlib.suppress(SwitchboardError):
-            self._known = self._order({"op": "state"})
-            for container in [item for item in self._known if item not in wanted]:
+        with contextlib.suppress(OSError):
+            self._known = await self._submit({"op": "state"})
+            for container in set(self._known) - set(wanted):
                 await self.drop(container)
-            self._order({"op": "forget"})
+            self.tell({"op": "retain", "endpoints": endpoints})
 
     def lacking(self, container: str, ports: bool, resolver: bool) -> tuple[bool, bool]:
         """Whether it lacks the container's ports, and its resolver, of those it should have."""
         known = self._known.get(container, {"ports": [], "resolver": False})
         return ports and not known["ports"], resolver and not known["resolver"]
 
-    def tell(self, order: Mapping[str, Any]) -> Any:
+    def tell(self, order: Mapping[str, Any]) -> None:
+        """Any other order; a failure is logged."""
+        self._submit(order)
+
+    async def ask(self, order: Mapping[str, Any]) -> Any:
         """Any other order; its result. SwitchboardError when it fails."""
-        return self._order(order)
+        return await self._submit(order)
 
     @property
     def connected(self) -> bool:
-        """Whether there is one."""
-        return self._socket is not None
+        """Whether there is one, or soon will be."""
+        return self._socket is not None or bool(self._waiting)
 
     def close(self, *, end: bool) -> None:
         """Leave it alone, or have it end when no container is left."""
+        if self._worker is not None:
+            self._worker.cancel()
+        while self._waiting:
+            self._waiting.popleft().fail(SwitchboardError("the engine ends"))
         if end and self._socket is not None:
-            with contextlib.suppress(SwitchboardError):
+            with contextlib.suppress(OSError):
                 self._order({"op": "quit"})
             self._path.unlink(missing_ok=True)
         self._lose()

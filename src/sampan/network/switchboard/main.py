@@ -100,7 +100,7 @@ class Switchboard:
             "client": self._client,
             "names": self._put_names,
             "unname": lambda order, _fds: self._names.drop(order["network"], order["endpoint"]),
-            "forget": lambda _order, _fds: self._names.clear(),
+            "retain": lambda order, _fds: self._names.retain(order["endpoints"]),
             "retarget": self._retarget,
             "state": lambda _order, _fds: self._state(),
             "refused": lambda order, _fds: self._pins.refused(order["container"]),
@@ -157,11 +157,11 @@ class Switchboard:
         resolver = self._members[order["container"]].resolver
         if resolver is None:
             return
-        resolver.client = Client(order["networks"], order["links"], order["servers"], order["inside"])
         container = order["container"]
         self._pins.control(container, order["table"], order["sources"], order["egress"])
         resolver.allows = lambda name: self._pins.allows(container, name)
         resolver.learn = lambda name, message: self._pins.learn(container, name, message)
+        resolver.configure(Client(order["networks"], order["links"], order["servers"], order["inside"]))
 
     def _put_names(self, order: dict[str, Any], _fds: list[int]) -> None:
         self._names.put(

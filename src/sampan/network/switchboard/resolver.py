@@ -50,10 +50,13 @@ class Names:
             if not table[name]:
                 del table[name]
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._by_name.clear()
-        self._by_address.clear()
+    def retain(self, endpoints: list[str]) -> None:
+        """Forget all other endpoints."""
+        known = set(endpoints)
+        for network, table in list(self._by_name.items()):
+            gone = {endpoint for holders in table.values() for endpoint in holders} - known
+            for endpoint in gone:
+                self.drop(network, endpoint)
 
     def find(self, network: str, name: str) -> list[str] | None:
         """The addresses behind a name (or name.network) on a network; None when nobody is called that."""
@@ -95,11 +98,18 @@ class Resolver:
         self._netns = netns
         self._open: set[_Stream | _Forward] = set()
         self.client = Client()
+        self._listening = False
         # Whether a name may be asked for, and what to do with an answer before it is given (egress control).
         self.allows: Callable[[str], bool] = lambda _name: True
         self.learn: Callable[[str, bytes], None] = lambda _name, _answer: None
-        loop.add(datagrams.fileno(), READ, self._receive)
-        loop.add(streams.fileno(), READ, self._accept)
+
+    def configure(self, client: Client) -> None:
+        """Say what may be asked, and of whom; until then questions wait in the sockets."""
+        self.client = client
+        if not self._listening:
+            self._listening = True
+            self._loop.add(self._datagrams.fileno(), READ, self._receive)
+            self._loop.add(self._streams.fileno(), READ, self._accept)
 
     def close(self) -> None:
         """End everything; the namespace's last references of ours go with it."""

@@ -92,8 +92,20 @@ def _dockerd(folder: Path) -> Iterator[Engine]:
     path = folder / "s"
     log = open(folder / "log", "wb")
     process = subprocess.Popen(
-        ["dockerd", "--data-root", str(folder / "root"), "--exec-root", str(folder / "exec")]
-        + ["-H", f"unix://{path}", "--pidfile", str(folder / "pid"), "--bridge", "none", "--iptables=false"],
+        [
+            "dockerd",
+            "--data-root",
+            str(folder / "root"),
+            "--exec-root",
+            str(folder / "exec"),
+            "-H",
+            f"unix://{path}",
+            "--pidfile",
+            str(folder / "pid"),
+            "--bridge",
+            "none",
+            "--iptables=false",
+        ],
         stdout=log,
         stderr=log,
         stdin=subprocess.DEVNULL,

@@ -86,19 +86,11 @@ BUILDER = {
     "build": ("build:BUILD", "Build an image from a Dockerfile"),
     "prune": ("prune:BUILD_CACHE", "Remove build cache"),
 }
-MANIFEST = {
-    "annotate": ("manifest:ANNOTATE", "Add platform facts to an image of a manifest list"),
-    "create": ("manifest:CREATE", "Create a local manifest list"),
-    "inspect": ("manifest:INSPECT", "Show a manifest or manifest list"),
-    "push": ("manifest:PUSH", "Send a manifest list to a registry"),
-    "rm": ("manifest:RM", "Delete local manifest lists"),
-}
 GROUPS = {
     "builder": (BUILDER, "Manage the build cache"),
     "container": (CONTAINER, "Manage containers"),
     "context": (CONTEXT, "Manage the engines that you talk to"),
     "image": (IMAGE, "Manage images"),
-    "manifest": (MANIFEST, "Manage manifests and manifest lists"),
     "network": (NETWORK, "Manage networks"),
     "system": (SYSTEM, "Manage the engine"),
     "volume": (VOLUME, "Manage volumes"),
@@ -116,7 +108,6 @@ COMMON = {
     "search": ("search:SEARCH", "Search a registry for images"),
     "version": ("version:VERSION", "Show the client's and the engine's versions"),
     "info": SYSTEM["info"],
-    "serve-registry": ("serve_registry:SERVE", "Serve a registry of your own"),
 }
 TOP = {
     **{name: CONTAINER[name] for name in CONTAINER if name not in ("ls", "inspect", "prune")},

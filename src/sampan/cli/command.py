@@ -21,9 +21,13 @@ MANY = -1
 
 
 class Command:
-    """One verb: its words, flags and function. ``arguments`` is (least, most), most MANY for any number."""
+    """One verb: its words, flags and function.
 
-    __slots__ = ("arguments", "function", "interspersed", "options", "quiet_errors", "summary", "words")
+    ``arguments`` is (least, most), most MANY for any number. ``explain`` looks at the flags of a call with
+    the wrong number and says what may have been meant.
+    """
+
+    __slots__ = ("arguments", "explain", "function", "interspersed", "options", "summary", "words")
 
     def __init__(
         self,
@@ -34,7 +38,9 @@ class Command:
         options: Sequence[Option] = (),
         *,
         interspersed: bool = True,
+        explain: Callable[[Options], str] | None = None,
     ) -> None:
+        self.explain = explain
         self.function = function
         self.words = words
         self.summary = summary
@@ -42,7 +48,7 @@ class Command:
         self.options = options
         self.interspersed = interspersed
 
-    def check_count(self, cli: CLI, count: int) -> None:
+    def check_count(self, cli: CLI, options: Options, count: int) -> None:
         """Raises ArgumentError, worded as Docker's, for too few or too many arguments."""
         least, most = self.arguments
         if count >= least and (most == MANY or count <= most):
@@ -58,7 +64,8 @@ class Command:
             problem = f"'{name}' requires at most {plural(most)}"
         else:
             problem = f"'{name}' requires at least {least} and at most {plural(most)}"
-        raise ArgumentError(f"{cli.program}: {problem}")
+        hint = self.explain(options) if self.explain is not None else ""
+        raise ArgumentError(f"{cli.program}: {problem}", hint=hint)
 
 
 def plural(number: int) -> str:

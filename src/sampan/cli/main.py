@@ -93,7 +93,7 @@ def load(target: str) -> Command:
 def _run(cli: CLI, command: Command, words: list[str]) -> int:
     try:
         options, arguments = flags.parse(command.options, words, interspersed=command.interspersed)
-        command.check_count(cli, len(arguments))
+        command.check_count(cli, options, len(arguments))
     except flags.HelpAsked:
         from sampan.cli import help as helps
 

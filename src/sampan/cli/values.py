@@ -300,7 +300,10 @@ def csv_fields(text: str) -> list[str]:
         return text.split(",")
     import csv
 
-    return next(csv.reader([text], strict=True), [])
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"parse error on line 1: {error}") from None
 
 
 def filter_pair(text: str) -> tuple[str, str]:

@@ -47,6 +47,14 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
     return 0
 
 
+def lost_space(options: Options) -> str:
+    """``build -t name:tag.`` lacks its context: the point was meant to be it."""
+    for tag in options.all("tag"):
+        if str(tag).endswith("."):
+            return f"A blank is missing before the last point: sampan build -t {tag[:-1]} ."
+    return "The context is missing: most often it is the present folder, a point at the end."
+
+
 def _check_tag(tag: str) -> None:
     try:
         names.parse(tag)
@@ -218,4 +226,5 @@ BUILD = Command(
         ("ulimit", "", "ulimit", "", "Resource limit of RUN (name=soft[:hard])"),
         ("why", "", "bool", False, "Say for each step why the cache did not serve"),
     ),
+    explain=lost_space,
 )

@@ -157,12 +157,13 @@ class LayerStore:
         With ``diff_id`` the content is verified (InvalidParameter), and a layer that is here already is
         given back without reading the stream.
         """
-        if diff_id is not None and (present := self._present(chain_id(parent, diff_id))):
+        if diff_id is not None and (present := self.present(chain_id(parent, diff_id))):
             return present
         unpacked = self.unpack(iter(lambda: stream.read(compress.PIECE), b""), expected=diff_id)
         return self.place(parent, unpacked)
 
-    def _present(self, chain: Digest) -> Layer | None:
+    def present(self, chain: Digest) -> Layer | None:
+        """The layer if it is here; it then counts as found by an operation (``placed_since``)."""
         with self._lock:
             layer = self._layers.get(chain)
             if layer is not None:
@@ -250,12 +251,19 @@ class LayerStore:
             self.discard(unpacked)
             raise
 
+    def place_again(self, parent: Digest | None, diff_id: Digest) -> Layer:
+        """Content that is here on top of another parent, once more on top of ``parent`` (NotFound)."""
+        known = self.by_diff_id(diff_id)
+        if known is None:
+            raise errors.NotFound(f"layer content {diff_id} does not exist")
+        return self.place(parent, self.unpack(self.tar(known.chain_id), expected=diff_id))
+
     def _publish(self, directory: Path, layer: Layer) -> Layer:
         """Rename a finished layer to its place; the loser of a race gives way."""
         with self._lock:
             gate = self._placing.setdefault(layer.chain_id, threading.Lock())
         with gate:
-            if present := self._present(layer.chain_id):
+            if present := self.present(layer.chain_id):
                 shutil.rmtree(directory)
                 return present
             replace_file(directory / "layer.json", msgspec.json.encode(layer), durable=False)

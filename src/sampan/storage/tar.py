@@ -276,6 +276,16 @@ class TarReader:
         return _pairs(numbers[1:wanted])
 
 
+def looks_like_header(block: bytes) -> bool:
+    """Whether a file that begins with ``block`` is an archive: a right header, or zeros (an empty one)."""
+    if len(block) < BLOCK:
+        return False
+    try:
+        return block == _ZERO_BLOCK or _checksum_right(block)
+    except ArchiveError:
+        return False
+
+
 def number(field: bytes) -> int:
     """A numeric field: octal text, or GNU's base-256 when the first bit is set."""
     if field[0] & 0x80:

@@ -175,9 +175,13 @@ def test_durations_read_back(nanoseconds: int) -> None:
         (59, "59 seconds"),
         (60, "About a minute"),
         (180, "3 minutes"),
-    ]
-    + [(3600, "About an hour"), (2 * 3600, "2 hours"), (72 * 3600, "3 days"), (15 * 86400, "2 weeks")]
-    + [(90 * 86400, "3 months"), (800 * 86400, "2 years")],
+        (3600, "About an hour"),
+        (2 * 3600, "2 hours"),
+        (72 * 3600, "3 days"),
+        (15 * 86400, "2 weeks"),
+        (90 * 86400, "3 months"),
+        (800 * 86400, "2 years"),
+    ],
 )
 def test_ages(seconds: int, text: str) -> None:
     assert units.age(seconds) == text

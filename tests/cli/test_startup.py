@@ -31,8 +31,12 @@ HEAVY |= {"email", "urllib", "collections", "tempfile", "shutil", "random", "dat
         ["images"],
         ["run", "--rm", "-e", "A=b", "-p", "8080:80", "x", "true"],
         ["logs", "x"],
-    ]
-    + [["exec", "x", "true"], ["stop", "x"], ["rm", "-f", "x"], ["inspect", "x"], ["start", "x"]],
+        ["exec", "x", "true"],
+        ["stop", "x"],
+        ["rm", "-f", "x"],
+        ["inspect", "x"],
+        ["start", "x"],
+    ],
     ids=lambda words: words[0],
 )
 def test_verbs_load_nothing_heavy(words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -79,16 +80,17 @@ def test_cases(template: str, expected: str) -> None:
         "{{$nosuch}}",
         '{{"a}}',
         "{{}}",
-    ]
-    + [
         "{{.Name |}}",
         "{{(.Name}}",
         "{{range}}{{end}}",
         "{{index .List 7}}",
         "{{index .Null 1}}",
         "{{.Name.X}}",
-    ]
-    + ['{{lt 1 "a"}}', '{{define "x"}}{{end}}', "{{| .Name}}", "{{join}}"],
+        '{{lt 1 "a"}}',
+        '{{define "x"}}{{end}}',
+        "{{| .Name}}",
+        "{{join}}",
+    ],
 )
 def test_errors_are_ours(template: str) -> None:
     with pytest.raises(TemplateError) as caught:
@@ -113,10 +115,8 @@ def test_any_text_renders_or_is_refused(text: str) -> None:
 
 @given(st.text(alphabet='{}.|()$"`ab 01:=-/*,ifendrang'))
 def test_any_syntax_renders_or_is_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(TemplateError):
         Template("{{" + text + "}}").run(DATA)
-    except TemplateError:
-        pass
 
 
 VALUES = st.recursive(

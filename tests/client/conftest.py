@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -30,11 +31,8 @@ def serve(tmp_path: object) -> Iterator[Callable[[Script], str]]:
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                with connection:
-                    try:
-                        script(connection)
-                    except OSError:
-                        pass
+                with connection, contextlib.suppress(OSError):
+                    script(connection)
 
         thread = threading.Thread(target=loop, daemon=True)
         thread.start()

@@ -33,7 +33,10 @@ class SSHStream(SocketStream):
         self.close = self._end
 
     def _recv(self, size: int, flags: int = 0, /) -> bytes:
-        data = self._socket.recv(size, flags)
+        try:
+            data = self._socket.recv(size, flags)
+        except ConnectionResetError:  # ssh ended before it had read everything
+            data = b""
         if not data and not self._heard:
             code = self._process.wait(10)
             raise ConnectFailed(

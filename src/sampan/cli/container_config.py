@@ -205,6 +205,9 @@ def resources(options: Options) -> dict[str, Any]:
     """Limits and devices."""
     found: dict[str, Any] = {key: options.number(flag) for flag, key in _NUMBERS if options.number(flag)}
     found.update({key: options.all(flag) for flag, key in _LISTS if options.all(flag)})
+    if "Ulimits" in found:  # each resource once, the last one given counts
+        by_name = {limit["Name"]: limit for limit in found["Ulimits"]}
+        found["Ulimits"] = [by_name[name] for name in sorted(by_name)]
     for flag, key in (("cpuset-cpus", "CpusetCpus"), ("cpuset-mems", "CpusetMems")):
         if options.text(flag):
             found[key] = options.text(flag)

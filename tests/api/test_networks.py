@@ -58,7 +58,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
      "loopback interface is not a valid macvlan parent link"),
     ({"Name": "tn", "Driver": "ipvlan", "Options": {"parent": "nosuch0"}},
      500, "invalid subinterface vlan name nosuch0, example formatting is eth0.10"),
-    ({"Name": "tn", "ConfigFrom": {"Network": "nosuch"}}, 404, 'configuration network "nosuch" does not exist'),
+    ({"Name": "tn", "ConfigFrom": {"Network": "nosuch"}}, 404,
+     'configuration network "nosuch" does not exist'),
     ({"Name": "tn", "Driver": 5}, 400,
      "invalid JSON: json: cannot unmarshal number into Go struct field CreateRequest.Driver of type string"),
 ]  # fmt: skip

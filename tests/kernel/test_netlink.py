@@ -135,11 +135,11 @@ def test_texts_and_numbers() -> None:
 def test_monitor_tells_of_others_only(route: Netlink) -> None:
     with Monitor() as monitor:
         subprocess.run(["nft", "add table ip smpf_other"], check=True)
-        assert monitor.others_changed(os.getpid())
-        assert not monitor.others_changed(os.getpid()), "told once"
+        assert monitor.others_changed({os.getpid()})
+        assert not monitor.others_changed({os.getpid()}), "told once"
         child = subprocess.Popen(["nft", "delete table ip smpf_other"])
         child.wait()
-        assert not monitor.others_changed(child.pid)
+        assert not monitor.others_changed({child.pid})
 
 
 def test_conntrack_forgets_what_is_asked(route: Netlink) -> None:

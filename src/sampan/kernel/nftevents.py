@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 
 from sampan.kernel.netlink import NETLINK_NETFILTER, Netlink, attributes
 
@@ -18,8 +19,8 @@ class Monitor(Netlink):
     def __init__(self) -> None:
         super().__init__(NETLINK_NETFILTER, (_GROUP_NFTABLES,))
 
-    def others_changed(self, own: int) -> bool:
-        """Whether a transaction of another process than ``own`` was among the events that waited."""
+    def others_changed(self, own: Container[int]) -> bool:
+        """Whether a transaction of a process that isn't in ``own`` was among the events that waited."""
         changed = False
         while events := self.events():
             for event in events:
@@ -27,5 +28,5 @@ class Monitor(Netlink):
                     continue
                 found = dict(attributes(event.body[4:]))
                 pid = struct.unpack("!I", found[_GEN_PROC_PID])[0] if _GEN_PROC_PID in found else 0
-                changed = changed or pid != own
+                changed = changed or pid not in own
         return changed

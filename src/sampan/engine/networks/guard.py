@@ -30,6 +30,7 @@ class Guard:
         self._monitor: Monitor | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ways = foreign.Ways()
+        self._laid = True  # perhaps by an engine before us
 
     # -- other people's rules ------------------------------------------------------------------------------
 
@@ -51,7 +52,8 @@ class Guard:
 
     def _changed(self) -> None:
         assert self._monitor is not None
-        if self._monitor.others_changed(os.getpid()) and self._timer is None:
+        ours = {os.getpid(), self._networks.switchboard.pid}
+        if self._monitor.others_changed(ours) and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
 
     def _settled(self) -> None:
@@ -77,8 +79,11 @@ class Guard:
         """Let out what containers send, where a foreign forward chain would drop it; nothing else."""
         ground = self._networks.ground
         with contextlib.suppress(errors.SampanError, NftError, OSError):
+            if not self._ways.forward_blocks and not self._laid:
+                return
             bridges = ground.firewall.bridges if self._busy() else ()
             foreign.lay_jumps(ground.firewall.nft, ground.table, self._ways.forward_blocks, bridges)
+            self._laid = bool(self._ways.forward_blocks)
 
     def lift_jumps(self) -> None:
         """Take our jumps out of foreign chains: the engine ends."""

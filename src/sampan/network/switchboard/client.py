@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -300,6 +301,14 @@ class Switchboard:
     async def ask(self, order: Mapping[str, Any]) -> Any:
         """Any other order; its result. SwitchboardError when it fails."""
         return await self._submit(order)
+
+    @property
+    def pid(self) -> int:
+        """The process at the other end; 0 without one."""
+        if self._socket is None:
+            return 0
+        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int(struct.unpack("3i", raw)[0])
 
     @property
     def connected(self) -> bool:

@@ -190,6 +190,8 @@ class Switchboard:
         }
 
     def _quit(self) -> None:
+        for container in list(self._members):
+            self.drop(container)
         self._loop.running = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from typing import Any
 
@@ -92,6 +93,27 @@ async def test_jump_goes_before_the_last_word_of_a_chain(lab: Lab) -> None:
     lab.networks.guard.lift_jumps()
     assert "sampan_smpf0" not in ruleset().partition("table inet fw")[2].partition("}\n}")[0]
     nft("delete table inet fw")
+
+
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="iptables is not installed")
+@in_lab()
+async def test_beside_iptables_which_can_still_read_its_tables(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "out")
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    subprocess.run(["iptables", "-P", "FORWARD", "DROP"], check=True)
+    assert await soon(lambda: "ctstate" in iptables())
+    assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR"), "their policy holds"
+    assert '-A FORWARD -m comment --comment "sampan: sampan_smpf0" -j sampan_smpf0' in iptables()
+    lab.networks.guard.lift_jumps()
+    assert "sampan" not in iptables()
+    subprocess.run(["nft", "delete", "table", "ip", "filter"], check=True)
+
+
+def iptables() -> str:
+    return subprocess.run(["iptables", "-S"], capture_output=True, text=True).stdout
 
 
 @in_lab()

@@ -393,3 +393,91 @@ async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) 
     finally:
         stays.kill()
         stays.wait()
+
+
+@in_lab()
+async def test_a_shared_namespace_goes_with_no_network_options(lab: Lab) -> None:
+    srv, _box = await lab.run(name="srv")
+    mode = "container:srv"
+    shared = {"hostname": srv.config.hostname}
+
+    def check(*, config: dict[str, Any] | None = None, **host: Any) -> None:
+        ports = host.pop("ports", None)
+        container = lab.container(mode, ports=ports, **host)
+        container.config.hostname = shared["hostname"]
+        for name, value in (config or {}).items():
+            setattr(container.config, name, value)
+        lab.networks.check(container.config, container.host, None)
+
+    check()
+    for options, words in (
+        ({"config": {"hostname": "x"}}, "hostname and the network mode"),
+        ({"dns": ["1.1.1.1"]}, "dns and the network mode"),
+        ({"extra_hosts": ["a:1.1.1.1"]}, "custom host-to-IP mapping and the network mode"),
+        ({"ports": {"80/tcp": "80"}}, "port publishing and the container type network mode"),
+    ):
+        with pytest.raises(errors.InvalidParameter, match=f"^conflicting options: {words}$"):
+            check(**options)
+    with pytest.raises(errors.InvalidParameter, match="invalid container format container:<name"):
+        mode = "container:"
+        check()
+    hosted = lab.container("host", ports={"80/tcp": "8083"})
+    warnings = lab.networks.check(hosted.config, hosted.host, None)
+    assert warnings == ["Published ports are discarded when using host network mode"]
+
+
+@in_lab()
+async def test_settings_refused_at_create_and_start(lab: Lab) -> None:
+    wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.0.0.1"))
+    from sampan.runtime.config import NetworkingConfig
+
+    container = lab.container()
+    with pytest.raises(
+        errors.InvalidParameter,
+        match=r"^invalid config for network bridge: invalid endpoint settings:\nuser-specified IP address is",
+    ):
+        lab.networks.check(
+            container.config, container.host, NetworkingConfig(endpoints_config={"bridge": wanted})
+        )
+    with pytest.raises(
+        errors.NotFound, match=r"^failed to set up container networking: network nosuch not found"
+    ):
+        await lab.run("nosuch")
+    both = {"host": EndpointSettings(), "none": EndpointSettings()}
+    with pytest.raises(errors.InvalidParameter, match="container sharing network namespace with another"):
+        await lab.run("host", networks=both)
+
+
+@in_lab()
+async def test_link_on_the_default_bridge(lab: Lab) -> None:
+    db, _box = await lab.run(name="db")
+    user = lab.container(name="lk")
+    user.links = {"database": db.id}
+    _box, prepared = await lab.start(user)
+    assert f"10.201.6.2\tdatabase {db.id[:12]} db\n10.201.6.3\t" in prepared.hosts
+
+
+@in_lab()
+async def test_link_on_a_user_network(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _db, _box = await lab.run("n1", name="db")
+    _user, box = await lab.run("n1", networks={"n1": EndpointSettings(links=["db:database"])})
+    _other, stranger = await lab.run("n1", dns=["127.0.0.1"])
+    assert (await lookup(box, "database")).startswith("NOERROR 172.")
+    assert await lookup(stranger, "database") == "SERVFAIL"
+
+
+@in_lab(bridge="smpfA", bip="10.201.8.1/24")
+async def test_two_engines_side_by_side(lab: Lab) -> None:
+    second = await Lab(bridge="smpfB", bip="10.201.9.1/24").open()
+    try:
+        _web, server = await lab.run(ports={"80/tcp": "8080"})
+        server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        _c, box = await second.run()
+        assert not await ping(box, "10.201.8.2"), "bridges of two engines are apart, too"
+        assert (await aask(box, "tcp", "10.201.9.1", 8080)).startswith("web")
+        with pytest.raises(errors.SystemFailure, match="address already in use"):
+            await second.run(ports={"80/tcp": "8080"})
+    finally:
+        await second.close()
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
 
 
-def check_conflicts(config: ContainerConfig, host: HostConfig, mode: str) -> None:
-    """Options that go with no namespace of somebody else's (InvalidParameter, dockerd's words)."""
+def check_conflicts(config: ContainerConfig, host: HostConfig, mode: str, shared_hostname: str) -> None:
+    """Options that go with no namespace of somebody else's (InvalidParameter, dockerd's words).
+
+    ``shared_hostname`` is the hostname of the container whose namespace is to be joined.
+    """
     if not mode.startswith("container:"):
         if mode == "host" and host.links:
             raise errors.InvalidParameter(f"conflicting options: host type networking {_NO_LINKS}")
         return
     conflicts = (
+        (config.hostname != shared_hostname, "conflicting options: hostname and the network mode"),
         (host.links, f"conflicting options: container type network {_NO_LINKS}"),
         (host.dns, "conflicting options: dns and the network mode"),
         (host.extra_hosts, "conflicting options: custom host-to-IP mapping and the network mode"),

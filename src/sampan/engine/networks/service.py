@@ -126,7 +126,7 @@ class Networks:
             raise errors.InvalidParameter(
                 "invalid network mode: invalid container format container:<name|id>"
             )
-        connecting.check_conflicts(config, host, mode)
+        connecting.check_conflicts(config, host, mode, self._hostname_of(mode.removeprefix("container:")))
         wanted = ports.plan(
             {key: [{"HostIp": item.host_ip, "HostPort": item.host_port} for item in value or ()]
              for key, value in (host.port_bindings or {}).items()},
@@ -142,6 +142,11 @@ class Networks:
         if mode == "host" and wanted:
             return ["Published ports are discarded when using host network mode"]
         return self.guard.warnings(bool(wanted) and mode != "none")
+
+    def _hostname_of(self, reference: str) -> str:
+        with contextlib.suppress(errors.SampanError):
+            return self._containers().get(reference).config.hostname
+        return ""
 
     @staticmethod
     def _check_endpoint(network: NetworkRecord, settings: EndpointSettings) -> None:

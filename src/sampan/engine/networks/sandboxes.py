@@ -361,6 +361,11 @@ class Sandboxes:
             with contextlib.suppress(OSError):
                 await in_thread(lambda name=name: _delete_link(name))  # type: ignore[misc]
 
+    def close(self) -> None:
+        """Stop looking after links that leave: what is left of them is found at the next start."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
     async def restore(self, running: Mapping[str, int]) -> None:
         """After a restart of the engine: go on with the containers that run, release the others."""
         for item in list(self._live.values()):

@@ -83,6 +83,7 @@ class Networks:
     async def close(self) -> None:
         """Take everything of ours off the host, unless a container still runs on it."""
         self.guard.close()
+        self.sandboxes.close()
         for task in list(self._background):
             task.cancel()
         used = any(item.pid and places.is_private(item.mode) for item in self.sandboxes)

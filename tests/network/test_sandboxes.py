@@ -481,3 +481,78 @@ async def test_two_engines_side_by_side(lab: Lab) -> None:
     finally:
         await second.close()
     assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+
+
+@in_lab()
+async def test_connections_refused(lab: Lab) -> None:
+    subnet = IPAM(config=[IPAMConfig(subnet="172.29.60.0/24")])
+    await lab.networks.create(CreateNetwork(name="n2", ipam=subnet))
+    web, _box = await lab.run(name="web")
+    stopped = lab.container(name="stopped")
+    await lab.run("host", name="hostc")
+    await lab.run("none", name="nonec")
+    given = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.0.0.1"))
+    private = "container cannot be connected to multiple networks with one of the networks in private"
+    shared = "container sharing network namespace with another container or host cannot be connected"
+    for network, who, settings, words in (
+        ("host", "web", None, "cannot connect container to host network - container must be created in host"),
+        ("none", "web", None, private),
+        ("n2", "nonec", None, private),
+        ("n2", "hostc", None, shared),
+        ("n2", "web", given, "invalid endpoint settings:\nno configured subnet contains IP address 10.0.0.1"),
+        ("bridge", "stopped", given, "invalid endpoint settings:\nuser-specified IP address is supported on"),
+    ):
+        with pytest.raises(errors.InvalidParameter) as refused:
+            await lab.networks.connect(network, who, settings)
+        assert refused.value.message.startswith(words)
+    with pytest.raises(errors.InvalidParameter, match="cannot disconnect container from host network"):
+        await lab.networks.disconnect("host", "hostc")
+    with pytest.raises(errors.NotFound, match=r"^No such container: nosuch$"):
+        await lab.networks.connect("n2", "nosuch")
+    with pytest.raises(errors.NotFound, match=r"^endpoint nosuch not found$"):
+        await lab.networks.disconnect("n2", "nosuch", force=True)
+    await lab.networks.connect("n2", "stopped")
+    assert list(stopped.networks) == ["bridge", "n2"]
+    await lab.networks.disconnect("n2", "stopped")
+    assert list(stopped.networks) == ["bridge"]
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
+
+
+@in_lab()
+async def test_killed_between_prepare_and_attach(lab: Lab) -> None:
+    container = lab.container(ports={"80/tcp": "8080"})
+    from sampan.engine.networks import SandboxRequest
+
+    await lab.networks.prepare(SandboxRequest.of(container))
+    lab.crash()
+    for held in lab.networks.sandboxes._reserved.pop(container.id):
+        held.socket.close()  # the kernel does that for a killed process
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({})
+    assert lab.networks.sandboxes.get(container.id) is None
+    again, _box = await lab.run(ports={"80/tcp": "8080"})
+    assert lab.networks.settings(again.id)["Networks"]["bridge"]["IPAddress"] == "10.201.6.2"
+
+
+@in_lab()
+async def test_links_of_a_crashed_engine_are_found(lab: Lab) -> None:
+    network = await lab.networks.create(CreateNetwork(name="n1"))
+    lab.networks.store.delete_network(network.id)  # as if killed before the row was written
+    lab.crash()
+    lab.begin()
+    await lab.open()
+    with Netlink() as route:
+        assert rt.find_link(route, network.device) is None
+        assert rt.find_link(route, "smpf0") is not None
+
+
+@in_lab(bip="10.201.6.1/29")
+async def test_exhausted_pool(lab: Lab) -> None:
+    started = [(await lab.run())[0] for _ in range(5)]
+    with pytest.raises(
+        errors.SystemFailure, match="no available IPv4 addresses on this network's address pools"
+    ):
+        await lab.run()
+    await lab.stop(started[2])
+    await lab.run()

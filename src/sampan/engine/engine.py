@@ -102,7 +102,7 @@ class Engine:
         self.networks.config = config
 
     def _containers_need(self) -> Reachable:
-        return Reachable(layers=self.containers.using_layers())
+        return Reachable(self.containers.using_layers(), set())
 
     def _sweep_volumes(self, _argument: str) -> None:
         self.volumes.sweep()

@@ -86,7 +86,9 @@ class Execs:
     @staticmethod
     def _check_state(container: Container, reference: str) -> None:
         if container.state.status == "restarting":
-            raise errors.Conflict(f"Container {container.id} is restarting, wait until the container is running")
+            raise errors.Conflict(
+                f"Container {container.id} is restarting, wait until the container is running"
+            )
         check_running(container)
         if container.state.status == "paused":
             raise errors.Conflict(f"Container {reference} is paused, unpause the container before exec")

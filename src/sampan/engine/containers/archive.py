@@ -186,9 +186,7 @@ async def stat(containers: Containers, reference: str, path: str) -> PathStat:
     return await _with_root(containers, container, look)
 
 
-async def get(
-    containers: Containers, reference: str, path: str
-) -> tuple[PathStat, AsyncIterator[bytes]]:
+async def get(containers: Containers, reference: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
     """What is at ``path``, and it as a tar in pieces. NotFound when there is nothing."""
     container = containers.get(reference)
 
@@ -274,7 +272,11 @@ def _check_writable(container: Container, path: str) -> None:
     holder = None
     for point in container.mounts:
         inside = path == point.destination or path.startswith(point.destination + "/")
-        if inside and point.type != "tmpfs" and (not holder or len(point.destination) > len(holder.destination)):
+        if (
+            inside
+            and point.type != "tmpfs"
+            and (not holder or len(point.destination) > len(holder.destination))
+        ):
             holder = point
     if holder is not None:
         if not holder.rw:

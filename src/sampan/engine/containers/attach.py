@@ -16,6 +16,8 @@ from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container
 from sampan.runtime.supervisor import AttachEnd
 
+__all__ = ["AttachEnd", "AttachOptions", "Connection", "attach", "check", "parse_keys", "pump"]
+
 CHUNK = 256 * 1024
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
 

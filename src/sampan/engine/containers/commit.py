@@ -21,7 +21,16 @@ from sampan.runtime.config import ContainerConfig
 from sampan.storage import diff
 
 # What belongs to one container only, not to images made from it.
-_OWN = ("Hostname", "Domainname", "AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce")
+_OWN = (
+    "Hostname",
+    "Domainname",
+    "AttachStdin",
+    "AttachStdout",
+    "AttachStderr",
+    "Tty",
+    "OpenStdin",
+    "StdinOnce",
+)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,9 @@ def _store_kept(
     upper = containers.state_dir(container.id) / "upper"
     changed = bool(diff.changes(upper, containers.lowers(container)))
     base = containers.images.by_id(container.image) if container.image else None
-    diff_ids = [layer.diff_id for layer in containers.layers.chain(container.chain)] if container.chain else []
+    diff_ids = (
+        [layer.diff_id for layer in containers.layers.chain(container.chain)] if container.chain else []
+    )
     if changed:
         diff_ids.append(containers.layers.capture(container.chain or None, upper).diff_id)
     now = rfc3339(time.time_ns())
@@ -141,7 +152,9 @@ def _announce(
         containers.images.tag(target, image.id)
         containers.events.publish("image", "tag", image.id, {"name": target.familiar})
     containers.publish(
-        container, "commit", comment=options.comment, imageID=image.id, imageRef=target.familiar if target else ""
+        container,
+        "commit",
+        comment=options.comment,
+        imageID=image.id,
+        imageRef=target.familiar if target else "",
     )
-
-

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sampan.engine.networks import Networks
     from sampan.engine.volumes import Volumes
     from sampan.images.store import ImageStore
-    from sampan.runtime.cgroup import Cgroup
+    from sampan.engine.containers.cgroups import Cgroup
     from sampan.runtime.supervisor import Process, Supervisor
     from sampan.storage.db import Database
     from sampan.storage.gc import Leases

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from sampan import errors, gojson
 from sampan.engine import names
-from sampan.engine.containers import copyup, merge, mounts
+from sampan.engine.containers import cgroups, checks, copyup, merge, mounts
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, Health, MountPoint, State
 from sampan.engine.containers.registry import new_id
-from sampan.runtime import validate
-from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig
+from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig, LogConfig, with_defaults
 
 if TYPE_CHECKING:
     from sampan.images.store import Image
@@ -70,7 +69,8 @@ def _record(
     base = gojson.convert(image.config, ContainerConfig) if image is not None else ContainerConfig()
     # Merging first: a command or user that the image lacks is an error of the whole.
     config = merge.merge(user, base)
-    warnings = validate.check_create(config, host, containers.validation_facts())
+    warnings = checks.check_create(config, host)
+    _check_donors(containers, host)
     identity = new_id()
     chosen = names.check(name) if name else names.generate(containers.registry.taken)
     containers.registry.check_free(chosen)
@@ -83,7 +83,7 @@ def _record(
         path=path,
         args=args,
         config=config,
-        host=containers.complete_host(host),
+        host=complete_host(containers, host),
         state=State(),
         chain=image.layers[-1] if image is not None and image.layers else "",
     )
@@ -91,6 +91,19 @@ def _record(
     if config.healthcheck and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
         container.health = Health()
     return container, warnings
+
+
+def complete_host(containers: Containers, host: HostConfig) -> HostConfig:
+    """``host`` with the defaults of the engine, as inspect shows it."""
+    settings = containers.config
+    default_log = LogConfig(type=settings.log_driver, config=dict(settings.log_opts))
+    return with_defaults(
+        host,
+        cgroup_v2=cgroups.is_v2(),
+        log=default_log,
+        ipc_mode=settings.default_ipc_mode,
+        shm_size=settings.default_shm_size,
+    )
 
 
 def _set_hostname(containers: Containers, container: Container) -> None:
@@ -109,6 +122,16 @@ def _set_hostname(containers: Containers, container: Container) -> None:
         config.hostname = container.short_id
 
 
+def _check_donors(containers: Containers, host: HostConfig) -> None:
+    """Containers whose pid or ipc namespace is to be joined must exist already."""
+    for mode in (host.pid_mode, host.ipc_mode):
+        if mode.startswith("container:"):
+            try:
+                containers.get(mode.removeprefix("container:"))
+            except errors.NotFound as missing:
+                raise errors.InvalidParameter(missing.message) from None
+
+
 def _resolve_links(containers: Containers, container: Container) -> list[str]:
     """Replace link targets by ids; InvalidParameter when one is missing."""
     for spec in container.host.links or ():
@@ -116,7 +139,9 @@ def _resolve_links(containers: Containers, container: Container) -> list[str]:
         try:
             child = containers.get(target)
         except errors.NotFound as missing:
-            raise errors.InvalidParameter(f"could not get container for {target}: {missing.message}") from None
+            raise errors.InvalidParameter(
+                f"could not get container for {target}: {missing.message}"
+            ) from None
         container.links[alias or target.removeprefix("/")] = child.id
     return [_LINK_WARNING] if container.links and container.host.network_mode in ("default", "bridge") else []
 

@@ -75,7 +75,9 @@ async def _check_for_ever(containers: Containers, container: Container, words: l
     while True:
         starting = container.health is not None and container.health.status == "starting"
         in_grace = starting and time.monotonic() - began < grace
-        pause = seconds(check.start_interval, START_INTERVAL) if in_grace else seconds(check.interval, INTERVAL)
+        pause = (
+            seconds(check.start_interval, START_INTERVAL) if in_grace else seconds(check.interval, INTERVAL)
+        )
         await asyncio.sleep(pause)
         if container.state.status != "running":
             continue

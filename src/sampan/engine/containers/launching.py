@@ -15,7 +15,7 @@ from sampan.engine.containers import attach, launchspec
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container, MountPoint
 from sampan.engine.networks.types import Prepared, SandboxRequest
-from sampan.runtime.cgroup import Cgroup
+from sampan.engine.containers.cgroups import Cgroup
 from sampan.runtime.supervisor import Process
 
 _log = logging.getLogger(__name__)
@@ -144,5 +144,3 @@ def reopen(containers: Containers, container: Container, live: Live) -> None:
     """After an engine restart: the cgroup of a container that was started before."""
     live.cgroup = launchspec.open_cgroup(containers, container)
     live.spec = launchspec.load_spec(containers, container)
-
-

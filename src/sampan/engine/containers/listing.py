@@ -151,4 +151,3 @@ def health_text(container: Container) -> str:
     if health is None:
         return ""
     return " (health: starting)" if health.status == "starting" else f" ({health.status})"
-

@@ -122,9 +122,7 @@ def _sweep(containers: Containers) -> None:
         for entry in runs.iterdir():
             if entry.name not in containers.registry:
                 shutil.rmtree(entry, ignore_errors=True)
-    used = {
-        initlayer.key(containers.layers.lowers(c.chain) if c.chain else []) for c in containers
-    }
+    used = {initlayer.key(containers.layers.lowers(c.chain) if c.chain else []) for c in containers}
     initlayer.sweep(containers.config.data_root / "init", used)
     containers.volumes.sweep()
 
@@ -132,7 +130,11 @@ def _sweep(containers: Containers) -> None:
 async def autostart(containers: Containers) -> None:
     """Start what the restart policies ask for; remove what ``--rm`` left behind."""
     for container in list(containers):
-        if container.running or container.state.status == "restarting" and containers.live(container).restarter:
+        if (
+            container.running
+            or container.state.status == "restarting"
+            and containers.live(container).restarter
+        ):
             continue
         try:
             if container.host.auto_remove and container.state.started_ns:

@@ -8,11 +8,10 @@ import copy
 import msgspec
 
 from sampan import errors
+from sampan.engine.containers import checks
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
-from sampan.runtime import validate
 from sampan.runtime.config import HostConfig, Resources, UpdateRequest
-
 
 
 async def update(containers: Containers, reference: str, request: UpdateRequest) -> list[str]:
@@ -23,8 +22,8 @@ async def update(containers: Containers, reference: str, request: UpdateRequest)
     """
     container = containers.get(reference)
     live = containers.live(container)
-    warnings = validate.check_resources(request, containers.validation_facts())
-    validate.check_restart_policy(request.restart_policy, auto_remove=container.host.auto_remove)
+    warnings = checks.check_resources(request)
+    checks.check_restart_policy(request.restart_policy, auto_remove=container.host.auto_remove)
     async with live.lock:
         if container.state.status in ("removing", "dead"):
             raise errors.Conflict(

@@ -1,0 +1,201 @@
+"""What ``docker create`` and ``update`` refuse, in Docker's words; pure, but for the machine's own figures."""
+
+from __future__ import annotations
+
+import os
+
+from sampan import errors
+from sampan.engine.containers import logdriver, signals
+from sampan.runtime import capabilities
+from sampan.runtime.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
+
+_POLICIES = ("", "no", "always", "on-failure", "unless-stopped", "on-unhealthy")
+_SMALLEST_MEMORY = 6 << 20
+_SHORTEST = 1_000_000  # ns, of a health check
+
+
+def check_create(config: ContainerConfig, host: HostConfig) -> list[str]:
+    """Refuse what dockerd refuses at create (400 unless said otherwise); warnings for the user."""
+    check_config(config)
+    check_host(host)
+    check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
+    return check_resources(host)
+
+
+def check_config(config: ContainerConfig) -> None:
+    """The portable part."""
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise errors.InvalidParameter(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    if len(config.hostname.encode()) > 64:
+        raise errors.InvalidParameter(f'hostname "{config.hostname}" is too long (maximum 64 bytes)')
+    for entry in config.env or ():
+        if not entry.partition("=")[0]:
+            raise errors.InvalidParameter(f"invalid environment variable: {entry}")
+    if config.stop_signal:
+        signals.parse(config.stop_signal)
+    _check_health(config.healthcheck)
+
+
+def _check_health(health: HealthConfig | None) -> None:
+    if health is None:
+        return
+    for name, value in (
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ):
+        if value and value < _SHORTEST:
+            raise errors.InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
+    if health.retries < 0:
+        raise errors.InvalidParameter("Retries in Healthcheck cannot be negative")
+
+
+def check_host(host: HostConfig) -> None:
+    """The part that depends on the host."""
+    if host.isolation not in ("", "default"):
+        raise errors.InvalidParameter(f"invalid isolation ({host.isolation}): linux only supports 'default'")
+    if host.runtime not in ("", "runc", "io.containerd.runc.v2"):
+        raise errors.InvalidParameter(f"unknown or invalid runtime name: {host.runtime}")
+    ipc = host.ipc_mode
+    if ipc not in ("", "none", "host", "private", "shareable") and not ipc.startswith("container:"):
+        raise errors.InvalidParameter(f"invalid IPC mode: {ipc}")
+    if not -1000 <= host.oom_score_adj <= 1000:
+        raise errors.InvalidParameter(
+            f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
+    if host.shm_size < 0:
+        raise errors.InvalidParameter("SHM size can not be less than 0")
+    if host.device_requests:
+        raise errors.Unsupported(
+            "device requests (--gpus, CDI) are not supported", hint="Give the nodes by --device."
+        )
+    if host.userns_mode not in ("", "host"):
+        raise errors.Unsupported(f"user namespace mode {host.userns_mode} is not supported")
+    capabilities.normalise(host.cap_add, "CapAdd")
+    capabilities.normalise(host.cap_drop, "CapDrop")
+    _check_security(host)
+    if host.log_config.type or host.log_config.config:
+        logdriver.check(host.log_config.type or "json-file", host.log_config.config or {})
+
+
+def _check_security(host: HostConfig) -> None:
+    for text in host.security_opt or ():
+        key = text.partition("=")[0].partition(":")[0]
+        if key not in (
+            "no-new-privileges",
+            "seccomp",
+            "label",
+            "apparmor",
+            "systempaths",
+            "writable-cgroups",
+        ):
+            raise errors.SystemFailure(f'invalid --security-opt 2: "{text}"')
+
+
+def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
+    """Name and count of a restart policy."""
+    if policy.name not in _POLICIES:
+        raise errors.InvalidParameter(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
+            "'on-failure', or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count < 0:
+        raise errors.InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
+    if policy.maximum_retry_count and policy.name not in ("on-failure", "on-unhealthy"):
+        raise errors.InvalidParameter(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
+    if auto_remove and policy.name not in ("", "no"):
+        raise errors.InvalidParameter("can't create 'AutoRemove' container with restart policy")
+
+
+def check_resources(resources: Resources) -> list[str]:
+    """Limits; the warnings are about what this kernel can't do."""
+    _check_memory(resources)
+    _check_cpu(resources)
+    _check_cpuset(resources)
+    warnings = []
+    if resources.blkio_weight:
+        if not 10 <= resources.blkio_weight <= 1000:
+            raise errors.InvalidParameter("Range of blkio weight is from 10 to 1000")
+        warnings.append(
+            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+        )
+        resources.blkio_weight = 0
+    return warnings
+
+
+def _check_memory(resources: Resources) -> None:
+    memory, swap, reserved = resources.memory, resources.memory_swap, resources.memory_reservation
+    if 0 < memory < _SMALLEST_MEMORY:
+        raise errors.InvalidParameter("Minimum memory limit allowed is 6MB")
+    if memory > 0 and 0 < swap < memory:
+        raise errors.InvalidParameter(
+            "Minimum memoryswap limit should be larger than memory limit, see usage"
+        )
+    if memory == 0 and swap > 0:
+        raise errors.InvalidParameter(
+            "You should always set the Memory limit when using Memoryswap limit, see usage"
+        )
+    swappiness = resources.memory_swappiness
+    if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
+        raise errors.InvalidParameter(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
+    if 0 < reserved < _SMALLEST_MEMORY:
+        raise errors.InvalidParameter("Minimum memory reservation allowed is 6MB")
+    if 0 < memory < reserved:
+        raise errors.InvalidParameter(
+            "Minimum memory limit can not be less than memory reservation limit, see usage"
+        )
+
+
+def _check_cpu(resources: Resources) -> None:
+    cpus = os.cpu_count() or 1
+    if resources.nano_cpus and (resources.cpu_quota or resources.cpu_period):
+        other = "Quota" if resources.cpu_quota else "Period"
+        raise errors.InvalidParameter(f"Conflicting options: Nano CPUs and CPU {other} cannot both be set")
+    if resources.nano_cpus and not 10_000_000 <= resources.nano_cpus <= cpus * 1_000_000_000:
+        raise errors.InvalidParameter(
+            f"range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )
+    if resources.cpu_period and not 1000 <= resources.cpu_period <= 1_000_000:
+        raise errors.InvalidParameter(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+        )
+    if 0 < resources.cpu_quota < 1000:
+        raise errors.InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+
+
+def _check_cpuset(resources: Resources) -> None:
+    for text, name, path in (
+        (resources.cpuset_cpus, "cpus", "/sys/devices/system/cpu/online"),
+        (resources.cpuset_mems, "mems", "/sys/devices/system/node/online"),
+    ):
+        if not text:
+            continue
+        wanted = parse_set(text)
+        if wanted is None:
+            raise errors.InvalidParameter(f"Invalid value {text} for cpuset {name}: invalid format: {text}")
+        try:
+            with open(path) as file:
+                available = file.read().strip()
+        except FileNotFoundError:
+            available = "0"
+        if not wanted <= (parse_set(available) or set()):
+            title = "CPUs" if name == "cpus" else "memory nodes"
+            raise errors.InvalidParameter(
+                f"Requested {title} are not available - requested {text}, available: {available}"
+            )
+
+
+def parse_set(text: str) -> set[int] | None:
+    """``0-2,5`` as numbers, None when it isn't such a list."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            return None
+        found.update(range(int(first), int(last or first) + 1))
+    return found

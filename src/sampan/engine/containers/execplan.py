@@ -1,0 +1,72 @@
+"""The plan of one more process in a running container."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sampan import errors
+from sampan.engine.containers import launchspec, roots
+from sampan.engine.containers.context import Containers, Live
+from sampan.engine.containers.merge import merge_env
+from sampan.engine.containers.record import Container
+from sampan.runtime import identity
+from sampan.runtime.config import ExecConfig
+
+if TYPE_CHECKING:
+    from sampan.engine.exec import Exec
+
+
+def check(containers: Containers, container: Container, config: ExecConfig) -> None:
+    """What is refused when the exec is made: a user that the container doesn't have (400)."""
+    if not config.user:
+        return
+    try:
+        root = os.open(f"/proc/{container.state.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        roots.inside(root, lambda: identity.resolve(config.user))
+    except identity.IdentityError as problem:
+        raise errors.InvalidParameter(str(problem)) from None
+    finally:
+        os.close(root)
+
+
+def build(
+    containers: Containers,
+    container: Container,
+    live: Live,
+    exec_: Exec,
+    size: Sequence[int] | None,
+    *,
+    attached: bool,
+) -> dict[str, Any]:
+    """The plan: the container's rights and environment, the exec's own user, directory and variables."""
+    config, host = exec_.config, container.host
+    cgroup = live.cgroup or launchspec.open_cgroup(containers, container)
+    environment = [entry for entry in launchspec.environment(container) if not entry.startswith("TERM=")]
+    if config.tty:
+        environment.append("TERM=xterm")
+    return {
+        "kind": "exec",
+        "id": exec_.id,
+        "join": cgroup.join,
+        "cwd": config.working_dir or container.config.working_dir or "/",
+        "args": list(config.cmd or ()),
+        "env": merge_env(config.env, environment),
+        "user": {
+            "name": config.user or container.config.user,
+            "groups": [] if config.user else list(host.group_add or ()),
+        },
+        "rlimits": launchspec.rlimits(containers, host),
+        "umask": 0o022,
+        "default_home": True,
+        "tty": config.tty,
+        "console_size": list(size) if size and any(size) else None,
+        "stdin": config.attach_stdin and attached,
+        "stdin_once": True,
+        "log": None,
+        **launchspec.rights(containers, host, privileged=host.privileged or config.privileged),
+    }

@@ -1,0 +1,205 @@
+"""The mounts, devices, links and hidden paths of a container's plan."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from sampan import errors
+from sampan.engine import localdriver
+from sampan.engine.containers import cgroups
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.record import Container, MountPoint
+from sampan.kernel import mounts
+from sampan.runtime import devices
+from sampan.runtime.config import HostConfig
+
+_HARDENED = mounts.MS_NOSUID | mounts.MS_NOEXEC | mounts.MS_NODEV
+_STANDARD = (
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+)
+_LINKS = [
+    ["/proc/self/fd", "/dev/fd"],
+    ["/proc/self/fd/0", "/dev/stdin"],
+    ["/proc/self/fd/1", "/dev/stdout"],
+    ["/proc/self/fd/2", "/dev/stderr"],
+    ["pts/ptmx", "/dev/ptmx"],
+    ["/proc/kcore", "/dev/core"],
+]
+_PROPAGATION = {
+    "shared": mounts.MS_SHARED,
+    "slave": mounts.MS_SLAVE,
+    "private": mounts.MS_PRIVATE,
+}
+
+
+def plan(containers: Containers, container: Container, cgroup_path: str) -> dict[str, Any]:
+    """``mounts``, ``devices``, ``symlinks``, ``masked``, ``readonly_paths``, ``propagation``."""
+    host = container.host
+    found = [
+        *system_mounts(host, cgroup_path),
+        *file_mounts(containers, container),
+        *user_mounts(containers, container),
+    ]
+    return {
+        "mounts": found,
+        "devices": device_nodes(host),
+        "symlinks": _LINKS,
+        "masked": list(host.masked_paths or ()),
+        "readonly_paths": list(host.readonly_paths or ()),
+        "propagation": _root_propagation(container),
+    }
+
+
+def _root_propagation(container: Container) -> int:
+    modes = {point.propagation for point in container.mounts}
+    if modes & {"shared", "rshared"}:
+        return mounts.MS_SHARED | mounts.MS_REC
+    if modes & {"slave", "rslave"}:
+        return mounts.MS_SLAVE | mounts.MS_REC
+    return 0
+
+
+def system_mounts(host: HostConfig, cgroup_path: str) -> list[list[Any]]:
+    """/proc, /dev and below, /sys with the control groups."""
+    pts = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    sys_flags = _HARDENED if host.privileged else _HARDENED | mounts.MS_RDONLY
+    found: list[list[Any]] = [
+        ["fs", "proc", "proc", "/proc", _HARDENED, ""],
+        ["fs", "tmpfs", "tmpfs", "/dev", mounts.MS_NOSUID | mounts.MS_STRICTATIME, "mode=755,size=65536k"],
+        ["fs", "devpts", "devpts", "/dev/pts", mounts.MS_NOSUID | mounts.MS_NOEXEC, pts],
+        _sysfs(host, sys_flags),
+        *_cgroup_mounts(cgroup_path, sys_flags),
+    ]
+    if host.ipc_mode == "host":
+        found.append(_bind("/dev/mqueue", "/dev/mqueue", 0))
+        found.append(_bind("/dev/shm", "/dev/shm", 0))
+    elif host.ipc_mode != "none" and not host.ipc_mode.startswith("container:"):
+        found.append(["fs", "mqueue", "mqueue", "/dev/mqueue", _HARDENED, ""])
+        found.append(["fs", "tmpfs", "shm", "/dev/shm", _HARDENED, f"mode=1777,size={host.shm_size}"])
+    else:
+        found.append(["fs", "mqueue", "mqueue", "/dev/mqueue", _HARDENED, ""])
+    return found
+
+
+def _sysfs(host: HostConfig, flags: int) -> list[Any]:
+    """A new sysfs shows the network namespace that it is made in; in the host's it must be a bind."""
+    if host.network_mode == "host":
+        return _bind("/sys", "/sys", flags)
+    return ["fs", "sysfs", "sysfs", "/sys", flags, ""]
+
+
+def _cgroup_mounts(path: str, flags: int) -> list[list[Any]]:
+    """v2: the one tree. v1: the container's own group of each hierarchy, as Docker shows them."""
+    if cgroups.is_v2():
+        return [["fs", "cgroup2", "cgroup", "/sys/fs/cgroup", flags, ""]]
+    top = ["fs", "tmpfs", "tmpfs", "/sys/fs/cgroup", _HARDENED, "mode=755"]
+    return [
+        top,
+        *(
+            _bind(str(root) + path, f"/sys/fs/cgroup/{name}", flags)
+            for name, root in cgroups.hierarchies().items()
+        ),
+    ]
+
+
+def _bind(source: str, target: str, flags: int, *, recursive: bool = True) -> list[Any]:
+    make = "file" if os.path.exists(source) and not os.path.isdir(source) else "dir"
+    return ["bind", source, target, flags, recursive, mounts.MS_PRIVATE | mounts.MS_REC, make]
+
+
+def file_mounts(containers: Containers, container: Container) -> list[list[Any]]:
+    """The three files that the engine writes, unless the user mounts something there himself."""
+    taken = {point.destination for point in container.mounts}
+    source = containers.state_dir(container.id)
+    if container.host.network_mode.startswith("container:"):
+        source = containers.state_dir(
+            containers.get(container.host.network_mode.removeprefix("container:")).id
+        )
+    flags = mounts.MS_RDONLY if container.host.readonly_rootfs else 0
+    return [
+        _bind(str(source / name), f"/etc/{name}", flags)
+        for name in ("resolv.conf", "hostname", "hosts")
+        if f"/etc/{name}" not in taken
+    ]
+
+
+def user_mounts(containers: Containers, container: Container) -> list[list[Any]]:
+    """Volumes, binds, tmpfs and images, outer ones before those inside them."""
+    found: list[tuple[str, list[Any]]] = []
+    for point in container.mounts:
+        found.append((point.destination, _point(containers, point)))
+    for target, options in (container.host.tmpfs or {}).items():
+        found.append((os.path.normpath(target), _tmpfs(os.path.normpath(target), options)))
+    if container.host.ipc_mode.startswith("container:"):
+        donor = containers.get(container.host.ipc_mode.removeprefix("container:"))
+        found.append(("/dev/shm", _bind(f"/proc/{donor.state.pid}/root/dev/shm", "/dev/shm", 0)))
+    return [entry for _, entry in sorted(found, key=lambda item: item[0].count("/"))]
+
+
+def _tmpfs(target: str, options: str) -> list[Any]:
+    words = [word for word in options.split(",") if word]
+    if "noexec" not in words and "exec" not in words:
+        words.insert(0, "noexec")
+    if not any(word.startswith("mode=") for word in words):
+        words.append("mode=1777")
+    flags, data = localdriver.parse_options(",".join(["nosuid", "nodev", *words]))
+    return ["fs", "tmpfs", "tmpfs", target, flags, data]
+
+
+def _point(containers: Containers, point: MountPoint) -> list[Any]:
+    if point.type == "tmpfs":
+        return _tmpfs(point.destination, point.tmpfs_options)
+    flags = 0 if point.rw else mounts.MS_RDONLY
+    source = point.source
+    if point.type == "image":
+        source = str(_image_directory(containers, point))
+        flags |= mounts.MS_RDONLY if not point.rw else 0
+    if point.subpath:
+        source = str(_inside(Path(source), point.subpath))
+    kind = point.propagation.removeprefix("r") or "private"
+    propagation = _PROPAGATION[kind] | (mounts.MS_REC if point.propagation.startswith("r") else 0)
+    entry = _bind(source, point.destination, flags, recursive=point.recursive)
+    entry[5] = propagation if point.propagation else mounts.MS_PRIVATE | mounts.MS_REC
+    return entry
+
+
+def _image_directory(containers: Containers, point: MountPoint) -> Path:
+    lowers = containers.layers.lowers(point.image_layers[-1] if point.image_layers else None)
+    if len(lowers) != 1:
+        raise errors.Unsupported(
+            f"image mount at {point.destination}: the image has {len(lowers)} layers",
+            hint="Images of one layer can be mounted so far.",
+        )
+    return lowers[0]
+
+
+def _inside(root: Path, subpath: str) -> Path:
+    """A path below ``root`` that no link leads out of. InvalidParameter otherwise."""
+    found = (root / subpath).resolve()
+    if not found.is_relative_to(root.resolve()):
+        raise errors.InvalidParameter(f"subpath {subpath} leads out of the volume")
+    return found
+
+
+def device_nodes(host: HostConfig) -> list[list[Any]]:
+    """The nodes in /dev: the standard ones, then those asked for; all of the host's when privileged."""
+    nodes = [[f"/dev/{name}", "c", major, minor, 0o666, 0, 0] for name, major, minor in _STANDARD]
+    asked = devices.host_devices() if host.privileged else []
+    for mapping in host.devices or ():
+        asked += devices.expand(mapping.path_on_host, mapping.path_in_container or mapping.path_on_host)
+    known = {node[0] for node in nodes}
+    for device in asked:
+        if device.path not in known:
+            nodes.append(
+                [device.path, device.kind, device.major, device.minor, stat.S_IMODE(device.mode),
+                 device.uid, device.gid]
+            )  # fmt: skip
+    return nodes

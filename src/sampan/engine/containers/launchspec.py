@@ -1,0 +1,274 @@
+"""What a container's record means for the launch: namespaces, mounts, devices, rights, limits as a plan.
+
+The plan's form is described in ``runtime/supervisor.py`` and carried out by ``runtime/launch.py``, which
+decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sampan import errors
+from sampan.engine.containers import launchmounts, logdriver
+from sampan.engine.containers.cgroups import Cgroup
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.record import Container
+from sampan.kernel import namespaces
+from sampan.runtime import capabilities, devices, seccomp
+from sampan.runtime.config import HostConfig
+
+Plan = dict[str, Any]
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RUNC = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: "
+)
+_RLIMITS = {
+    "cpu": 0,
+    "fsize": 1,
+    "data": 2,
+    "stack": 3,
+    "core": 4,
+    "rss": 5,
+    "nproc": 6,
+    "nofile": 7,
+    "memlock": 8,
+    "as": 9,
+    "locks": 10,
+    "sigpending": 11,
+    "msgqueue": 12,
+    "nice": 13,
+    "rtprio": 14,
+    "rttime": 15,
+}
+_SECCOMP = seccomp.SeccompCache()
+
+
+def cgroup_parent(containers: Containers, container: Container) -> str:
+    """Below which group the container's is made."""
+    return os.path.normpath(
+        "/" + (container.host.cgroup_parent or containers.config.cgroup_parent or "sampan")
+    )
+
+
+def make_cgroup(containers: Containers, container: Container) -> Cgroup:
+    """Make the groups with the container's limits and device rules. SystemFailure."""
+    group = Cgroup.create(cgroup_parent(containers, container), container.id, container.host)
+    try:
+        group.deny_devices(device_rules(container.host))
+    except OSError as problem:
+        group.destroy()
+        raise errors.SystemFailure(f"device cgroup rules: {problem}") from problem
+    return group
+
+
+def device_rules(host: HostConfig) -> list[tuple[str, str]]:
+    """The device rules as v1 wants them."""
+    if host.privileged:
+        return [("allow", "a")]
+    rules = [*devices.default_rules(), *(devices.parse_rule(text) for text in host.device_cgroup_rules or ())]
+    for mapping in host.devices or ():
+        access = mapping.cgroup_permissions or "rwm"
+        for device in devices.expand(mapping.path_on_host, mapping.path_in_container or mapping.path_on_host):
+            rules.append(devices.rule(True, device.kind, device.major, device.minor, access))
+    return [_rule_text(rule) for rule in rules]
+
+
+def _rule_text(rule: dict[str, Any]) -> tuple[str, str]:
+    action = "allow" if rule["allow"] else "deny"
+    kind = rule.get("type", "a")
+    if kind == "a" and "major" not in rule:
+        return action, "a"
+    return action, f"{kind} {rule.get('major', '*')}:{rule.get('minor', '*')} {rule['access']}"
+
+
+def cgroup_token(containers: Containers, container: Container) -> str:
+    """What a clean-up job needs to find the group again."""
+    return f"{cgroup_parent(containers, container)}\n{container.id}"
+
+
+def destroy_cgroup(token: str) -> None:
+    """The clean-up job. OSError when a process doesn't end."""
+    parent, _, name = token.partition("\n")
+    Cgroup(parent, name).destroy()
+
+
+def open_cgroup(containers: Containers, container: Container) -> Cgroup:
+    """The group of a container that was started before."""
+    return Cgroup(cgroup_parent(containers, container), container.id)
+
+
+def joined_namespaces(containers: Containers, container: Container) -> list[list[Any]]:
+    """``[path, flag]`` of the namespaces of other containers. Raises in Docker's words."""
+    host, found = container.host, []
+    for mode, kind, flag in (
+        (host.ipc_mode, "ipc", namespaces.CLONE_NEWIPC),
+        (host.pid_mode, "pid", namespaces.CLONE_NEWPID),
+        (host.network_mode, "net", namespaces.CLONE_NEWNET),
+    ):
+        if mode.startswith("container:"):
+            donor = _donor(containers, mode.removeprefix("container:"), kind)
+            found.append([f"/proc/{donor.state.pid}/ns/{kind}", flag])
+    return found
+
+
+def _donor(containers: Containers, reference: str, kind: str) -> Container:
+    words = {"ipc": "IPC", "pid": "PID", "net": "network"}[kind]
+    try:
+        donor = containers.get(reference)
+    except errors.NotFound as missing:
+        if kind == "net":
+            text = f"joining network namespace of container: {missing.message}"
+            raise errors.SystemFailure(text) from None
+        raise errors.SystemFailure(f"failed to join {words} namespace: {missing.message}") from None
+    if not donor.running:
+        text = f"cannot join {words} namespace of a non running container: container {donor.name} is "
+        raise errors.Conflict(text + donor.state.status)
+    if kind == "ipc" and donor.host.ipc_mode not in ("shareable", "host"):
+        raise errors.InvalidParameter(
+            f"failed to join IPC namespace: container {donor.id}: non-shareable IPC "
+            "(hint: use IpcMode:shareable for the donor container)"
+        )
+    return donor
+
+
+def unshared(host: HostConfig) -> int:
+    """CLONE_NEW* flags of the namespaces that the container gets for itself."""
+    flags = namespaces.CLONE_NEWNS
+    if not (host.pid_mode == "host" or host.pid_mode.startswith("container:")):
+        flags |= namespaces.CLONE_NEWPID
+    if not (host.ipc_mode == "host" or host.ipc_mode.startswith("container:")):
+        flags |= namespaces.CLONE_NEWIPC
+    if host.uts_mode != "host":
+        flags |= namespaces.CLONE_NEWUTS
+    if not (host.network_mode == "host" or host.network_mode.startswith("container:")):
+        flags |= namespaces.CLONE_NEWNET
+    if host.cgroupns_mode != "host":
+        flags |= namespaces.CLONE_NEWCGROUP
+    return flags
+
+
+def build(
+    containers: Containers, container: Container, cgroup: Cgroup, joined: list[list[Any]]
+) -> tuple[Plan, Plan]:
+    """The plan of the first process; twice, because an exec is planned from the same."""
+    config, host, state = container.config, container.host, containers.state_dir(container.id)
+    lowers = [str(path) for path in containers.lowers(container)]
+    plan: Plan = {
+        "kind": "container",
+        "id": container.id,
+        "join": cgroup.join,
+        "unshare": unshared(host),
+        "setns": joined,
+        "rootfs": ["overlay", lowers, str(state / "upper"), str(state / "work")],
+        "readonly": host.readonly_rootfs,
+        "hostname": None if host.uts_mode == "host" else config.hostname or container.short_id,
+        "domainname": config.domainname or None,
+        "sysctl": sysctls(container),
+        "oom_score_adj": host.oom_score_adj or None,
+        "make_cwd": True,
+        "console_size": list(host.console_size) if any(host.console_size) else None,
+        "stdin": config.open_stdin,
+        "stdin_once": config.stdin_once,
+        "init": bool(host.init if host.init is not None else containers.config.init),
+        "log": logdriver.plan(container, containers.log_path(container.id)),
+        "oom": cgroup.oom_files(),
+        "state_dir": str(state),
+        "run_dir": str(containers.run_dir(container.id)),
+        "tty": config.tty,
+        "cwd": config.working_dir or "/",
+        "args": [container.path, *container.args],
+        "env": environment(container),
+        "user": {"name": config.user, "groups": list(host.group_add or ())},
+        "rlimits": rlimits(containers, host),
+        "umask": 0o022,
+        "default_home": True,
+        **rights(containers, host, privileged=host.privileged),
+    }
+    plan |= launchmounts.plan(containers, container, cgroup.path)
+    return plan, plan
+
+
+def environment(container: Container) -> list[str]:
+    """PATH and the like first, then what the user said, as Docker orders them."""
+    config = container.config
+    names = {entry.partition("=")[0] for entry in config.env or ()}
+    base = [] if "PATH" in names else [DEFAULT_PATH]
+    if "HOSTNAME" not in names:
+        base.append(f"HOSTNAME={config.hostname or container.short_id}")
+    if config.tty and "TERM" not in names:
+        base.append("TERM=xterm")
+    # A name without a value takes the variable away.
+    return base + [entry for entry in config.env or () if "=" in entry]
+
+
+def sysctls(container: Container) -> dict[str, str]:
+    """Kernel parameters of the container's own namespaces; SystemFailure for those that aren't its own."""
+    host = container.host
+    found = dict(host.sysctls or {})
+    for name in found:
+        if name.startswith("net.") and host.network_mode == "host":
+            raise errors.SystemFailure(f'{_RUNC}sysctl "{name}" not allowed in host network namespace')
+    if host.network_mode not in ("host",) and not host.network_mode.startswith("container:"):
+        found.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
+        found.setdefault("net.ipv4.ping_group_range", "0 2147483647")
+    return found
+
+
+def rlimits(containers: Containers, host: HostConfig) -> list[list[int]]:
+    """``[number, soft, hard]``: the engine's defaults, then the container's own."""
+    wanted = {name: (limit.soft, limit.hard) for name, limit in containers.config.default_ulimits.items()}
+    wanted |= {limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()}
+    return [[_RLIMITS[name], soft, hard] for name, (soft, hard) in wanted.items() if name in _RLIMITS]
+
+
+def rights(containers: Containers, host: HostConfig, *, privileged: bool) -> Plan:
+    """Capabilities, seccomp program, no-new-privileges, AppArmor profile."""
+    names = capabilities.granted(host.cap_add, host.cap_drop, privileged=privileged)
+    bits = capabilities.mask(names)
+    options = security_options(containers, host)
+    return {
+        "caps": {"bounding": bits, "effective": bits, "permitted": bits, "inheritable": 0, "ambient": 0},
+        "no_new_privs": options["no_new_privileges"],
+        "seccomp": None if privileged else _filter(options["seccomp"], names),
+        "apparmor": None,
+    }
+
+
+def security_options(containers: Containers, host: HostConfig) -> dict[str, Any]:
+    """``--security-opt`` taken apart. SystemFailure (500, as dockerd) for unknown ones."""
+    found: dict[str, Any] = {
+        "no_new_privileges": containers.config.no_new_privileges,
+        "seccomp": containers.config.seccomp_profile,
+    }
+    for text in host.security_opt or ():
+        key, mark, value = (
+            text.replace(":", "=", 1).partition("=") if "=" not in text else text.partition("=")
+        )
+        if key == "no-new-privileges":
+            found["no_new_privileges"] = value.lower() not in ("false", "0") if mark else True
+        elif key == "seccomp":
+            found["seccomp"] = value
+        elif key not in ("label", "apparmor", "systempaths", "writable-cgroups", "disable"):
+            raise errors.SystemFailure(f'invalid --security-opt 2: "{text}"')
+    return found
+
+
+def _filter(profile: str, names: Iterable[str]) -> bytes | None:
+    if profile == "unconfined":
+        return None
+    text = profile
+    if profile in ("builtin", "default"):
+        text = ""
+    elif profile and not profile.lstrip().startswith("{"):
+        text = Path(profile).read_text()
+    return _SECCOMP.program(_SECCOMP.section(text, names))
+
+
+def load_spec(containers: Containers, container: Container) -> Plan | None:
+    """What an exec needs, for a container that an earlier engine started."""
+    return {"env": environment(container)}

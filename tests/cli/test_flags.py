@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sampan.cli import catalog, container_config, endpoints, mounts, names, ports, units, values
 from sampan.cli.errors import CLIError, FlagError
 from sampan.cli.flags import parse
-from sampan.cli.main import load
+from sampan.cli.main import load, main
 from sampan.cli.suggest import distance, nearest
 from sampan.cli.terminal import DetachFilter, detach_keys
 
@@ -230,3 +230,40 @@ def test_suggestions() -> None:
     assert nearest("rnu", verbs) == "run"
     assert nearest("biuld", verbs) == "build"
     assert nearest("xyzzy", verbs) == ""
+
+
+@pytest.mark.parametrize(
+    "path", [*catalog.COMMON, *catalog.TOP, *catalog.GROUPS, "container ls", "volume rm"]
+)
+def test_help_names_every_flag(path: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*path.split(), "--help"]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith(f"Usage:  sampan {path}")
+    target = catalog.find(path.split())[1]
+    for name, *_ in load(target).options if target else ():
+        assert f"--{name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("", 0, "Common Commands:"),
+        ("help", 0, "Management Commands:"),
+        ("help run", 0, "--cpu-shares"),
+        ("container", 0, "Manage containers"),
+        ("--version", 0, "Sampan version"),
+        ("runn x", 1, "Did you mean 'sampan run'?"),
+        ("container lss", 1, "Did you mean 'sampan container ls'?"),
+        ("swarm init", 1, "manages clusters"),
+        ("--nosuch ps", 125, "unknown flag: --nosuch"),
+        ("-H a -H b ps", 1, "please specify only one -H"),
+        ("build -t name:tag.", 1, "sampan build -t name:tag ."),
+        ("build -t Bad:Name .", 125, "must be lowercase"),
+        ("build /nonexistent/folder", 1, 'path "/nonexistent/folder" not found'),
+        ("-H ftp://x ps", 1, "unable to parse docker host"),
+    ],
+)
+def test_what_is_said(line: str, code: int, words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == code
+    out, err = capfd.readouterr()
+    assert words in (out if code == 0 else err)

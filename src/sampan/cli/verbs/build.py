@@ -28,7 +28,7 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
     query = _query(cli, options, sent)
     headers = {"Content-Type": "application/x-tar", **credentials.all_headers(cli.config)}
     if secrets := _secrets(options.all("secret")):
-        headers["X-Sampan-Build-Secrets"] = credentials.encode(secrets)
+        headers["X-Sampan-Secrets"] = credentials.encode(secrets)
     body = sent.body if sent.body is None or quiet else _counted(cli, sent.body)
     stream = cli.client.stream("POST", "/build", query, body=body, headers=headers)
     identifiers: list[str] = []

@@ -80,9 +80,7 @@ def create(cli: CLI, options: Options, arguments: list[str]) -> int:
     elif options.all("docker"):
         docker, files = _parse_docker(cli, options.all("docker"))
     else:
-        raise CLIError(
-            "docker endpoint configuration is required", hint='For example: --docker "host=ssh://me@there"'
-        )
+        docker = dict(_default(cli).docker)
     meta = {
         "Name": name,
         "Metadata": {"Description": description} if description else {},
@@ -139,6 +137,9 @@ def listing(cli: CLI, options: Options, arguments: list[str]) -> int:
     rows.sort(key=lambda row: row.data.name)
     for row in rows:
         row.current = row.data.name == current
+    variable = next((v for v in ("SAMPAN_HOST", "DOCKER_HOST") if cli.settings.environ.get(v)), "")
+    if variable and cli.config.text("currentContext"):
+        cli.complain(f"Warning: {variable} environment variable overrides the active context.")
     form = options.text("format")
     if form or options.flag("quiet"):
         quiet = "Name" if options.flag("quiet") else ""

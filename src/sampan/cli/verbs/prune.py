@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli import filters, terminal, units
+from sampan.cli import filters, units
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError
 
@@ -20,16 +20,12 @@ _FORCE = ("force", "f", "bool", False, "Don't ask")
 _FILTER = ("filter", "", "filter", "", "Only what matches (until=…, label=…)")
 
 
-def confirm(cli: CLI, options: Options, warning: str) -> None:
-    """Ask unless ``--force``. Raises CLIError when the answer isn't yes."""
+def confirmed(cli: CLI, options: Options, warning: str) -> bool:
+    """Ask unless ``--force``; anything but yes is no."""
     if options.flag("force"):
-        return
+        return True
     cli.write(f"{warning}\nAre you sure you want to continue? [y/N] ")
-    answer = os.read(0, 1024).decode("utf-8", "replace").strip().lower()
-    if not terminal.is_terminal(0):
-        cli.write("\n")
-    if answer not in ("y", "yes"):
-        raise CLIError("operation canceled" if answer or terminal.is_terminal(0) else "")
+    return os.read(0, 1024).decode("utf-8", "replace").strip().lower() in ("y", "yes")
 
 
 def _call(cli: CLI, kind: str, pairs: Pairs) -> dict[str, Any]:
@@ -78,7 +74,8 @@ def _total(cli: CLI, text: str, space: int) -> None:
 
 def containers(cli: CLI, options: Options, arguments: list[str]) -> int:
     """All that don't run."""
-    confirm(cli, options, "WARNING! This will remove all stopped containers.")
+    if not confirmed(cli, options, "WARNING! This will remove all stopped containers."):
+        return 0
     _total(cli, *_containers(cli, options.all("filter")))
     return 0
 
@@ -86,8 +83,10 @@ def containers(cli: CLI, options: Options, arguments: list[str]) -> int:
 def volumes(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Anonymous ones, or all."""
     pairs = list(options.all("filter"))
-    which = "all local volumes" if options.flag("all") else "anonymous local volumes"
-    confirm(cli, options, f"WARNING! This will remove {which} not used by at least one container.")
+    named = options.flag("all") or not cli.client.at_least("1.42")  # older engines know no difference
+    which = "all local volumes" if named else "anonymous local volumes"
+    if not confirmed(cli, options, f"WARNING! This will remove {which} not used by at least one container."):
+        return 0
     if options.flag("all"):
         if any(name == "all" for name, _ in pairs):
             raise CLIError("conflicting options: cannot specify both --all and --filter all=1")
@@ -99,7 +98,10 @@ def volumes(cli: CLI, options: Options, arguments: list[str]) -> int:
 
 def networks(cli: CLI, options: Options, arguments: list[str]) -> int:
     """All that no container is connected to."""
-    confirm(cli, options, "WARNING! This will remove all custom networks not used by at least one container.")
+    if not confirmed(
+        cli, options, "WARNING! This will remove all custom networks not used by at least one container."
+    ):
+        return 0
     text, _ = _networks(cli, options.all("filter"))
     cli.write(text)
     return 0
@@ -109,7 +111,8 @@ def images(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Those without a name, or all that no container uses."""
     everything = options.flag("all")
     which = "images without at least one container associated to them" if everything else "dangling images"
-    confirm(cli, options, f"WARNING! This will remove all {which}.")
+    if not confirmed(cli, options, f"WARNING! This will remove all {which}."):
+        return 0
     pairs = [*options.all("filter"), ("dangling", "false" if everything else "true")]
     _total(cli, *_images(cli, pairs))
     return 0
@@ -118,10 +121,11 @@ def images(cli: CLI, options: Options, arguments: list[str]) -> int:
 def build_cache(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Cache that nothing refers to, or all."""
     which = "all build cache" if options.flag("all") else "all dangling build cache"
-    confirm(cli, options, f"WARNING! This will remove {which}.")
+    if not confirmed(cli, options, f"WARNING! This will remove {which}."):
+        return 0
     keep = options.number("keep-storage")
     text, space = _build_cache(cli, options.all("filter"), everything=options.flag("all"), keep=keep)
-    cli.write(f"{text}Total reclaimed space: {units.size(space)}\n" if text or space else "Total:\t0B\n")
+    _total(cli, text, space)
     return 0
 
 
@@ -146,7 +150,8 @@ def system(cli: CLI, options: Options, arguments: list[str]) -> int:
     if pairs:
         warning += "\n  Items to be pruned will be filtered with:\n"
         warning += "".join(f"  - {name}={value}\n" for name, value in pairs)
-    confirm(cli, options, warning)
+    if not confirmed(cli, options, warning):
+        return 0
     results = [_containers(cli, pairs), _networks(cli, pairs)]
     if options.flag("volumes"):
         results.append(_volumes(cli, pairs))

@@ -221,6 +221,8 @@ class TarReader:
             self._pax_sparse(entry, pax)
         if entry.sparse is None:
             entry.real_size = entry.size
+            if entry.type == REGULAR and entry.name.endswith(b"/"):
+                entry.type = DIRECTORY  # as V7 wrote them; a payload, if any, is skipped
         else:
             _check_sparse(entry, self._left)
 
@@ -339,8 +341,6 @@ def _entry(header: bytes, fields: tuple[bytes, ...]) -> Entry:
     entry.mtime_ns = number(fields[5]) * 1_000_000_000
     if kind in (b"\0", b"7"):
         entry.type = REGULAR
-    if entry.type == REGULAR and entry.name.endswith(b"/"):
-        entry.type = DIRECTORY
     if magic[:5] == b"ustar" and kind in (CHAR, BLOCKDEV):
         entry.major, entry.minor = number(fields[12]), number(fields[13])
     elif kind == b"S":
@@ -375,8 +375,6 @@ def _apply_pax(entry: Entry, pax: list[tuple[bytes, bytes]]) -> None:
                 raise ArchiveError("archive/tar: invalid tar header")
             if value and key == b"path":
                 entry.name = value
-                if entry.type == REGULAR and value.endswith(b"/"):
-                    entry.type = DIRECTORY
             elif value:
                 entry.linkname = value
         elif key == b"size":
@@ -391,7 +389,7 @@ def _apply_pax(entry: Entry, pax: list[tuple[bytes, bytes]]) -> None:
             entry.xattrs[key[13:].decode("utf-8", "surrogateescape")] = value
 
 
-_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]*))?")
+_TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
 
 
 def _time(value: bytes) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 from sampan.kernel import mounts, namespaces
 
 APPLETS = (
-    "sh cat echo true false sleep ls id pwd env grep head wc seq dd stty tty kill hostname mount ps printf yes "
-    "ip nohup sha256sum readlink touch chmod stat test trap usleep setsid tr"
+    "sh cat echo true false sleep ls id pwd env grep head wc seq dd stty tty kill hostname mount ps printf "
+    "yes ip nohup sha256sum readlink touch chmod stat test trap usleep setsid tr"
 )
 ALL_NAMESPACES = (
     namespaces.CLONE_NEWNS

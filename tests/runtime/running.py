@@ -58,7 +58,9 @@ async def start(supervisor: Supervisor, plan: dict[str, Any]) -> Process:
     return process
 
 
-async def finish(supervisor: Supervisor, plan: dict[str, Any], stdin: bytes | None = None) -> tuple[int, bytes, bytes]:
+async def finish(
+    supervisor: Supervisor, plan: dict[str, Any], stdin: bytes | None = None
+) -> tuple[int, bytes, bytes]:
     """(exit code, stdout, stderr) of a plan; with a tty all is stdout."""
     end, ours = AttachEnd.pair(stdin=stdin is not None)
     if plan["kind"] == "exec":

@@ -65,7 +65,8 @@ def test_terminal() -> None:
 def test_resize_and_control_c() -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):
-            script = "trap 'stty size' WINCH; trap 'echo caught; exit 9' INT; echo up; while :; do usleep 20000; done"
+            script = "trap 'stty size' WINCH; trap 'echo caught; exit 9' INT; echo up; "
+            script += "while :; do usleep 20000; done"
             plan = box.plan(["sh", "-c", script], tty=True, stdin=True)
             end, ours = AttachEnd.pair(stdin=True)
             process = await supervisor.launch(plan, [end])

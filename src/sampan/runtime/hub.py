@@ -123,12 +123,19 @@ class Hub:
 
     def _write_log(self, stream: int, data: bytes) -> None:
         if self._log is None:
-            self._log = logwriter.open_log(self._log_options)
+            self._log = self._open_log()
         self._log.write(stream, data, time.time_ns())
         if self._log.pending():
             self._loop.after("flush", _IDLE_FLUSH, self.flush_log)
         else:
             self._loop.cancel("flush")
+
+    def _open_log(self) -> logwriter.Log:
+        """The starter has opened it before; what has gone wrong since must not end the container."""
+        try:
+            return logwriter.open_log(self._log_options)
+        except OSError:
+            return logwriter.NoLog()
 
     def flush_log(self) -> None:
         """Write unfinished lines to the log."""

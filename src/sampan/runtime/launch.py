@@ -62,7 +62,7 @@ class _Report:
 
 
 class Origin:
-    """What comes from the processes that forked this one: title; descriptors of plan, exec target or -1, host's mounts."""
+    """From the processes that forked this: title, descriptors of plan, exec target or -1, host's mounts."""
 
     def __init__(self, shown: Title, plan: int, target: int, host_mounts: int) -> None:
         self.shown = shown

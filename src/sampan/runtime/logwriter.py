@@ -1,5 +1,9 @@
 """Log drivers of a monitor: what a container prints, on its way to a file.
 
+``json-file`` and ``local`` write the same records; they differ in their defaults (``local`` rotates at 20 MB,
+keeps five files and compresses them), which are in the launch plan. Docker's own ``local`` has a private
+binary format that only its daemon reads.
+
 ``write(stream, data, now)`` takes any bytes, ``flush(now)`` writes unfinished lines as partial records,
 ``close(now)`` ends. Import-light.
 """
@@ -30,7 +34,7 @@ def open_log(options: dict[str, Any] | None) -> Log:
     """The log of a launch plan's ``log`` entry. Raises OSError; ValueError for an unknown driver."""
     if not options or options["driver"] == "none":
         return NoLog()
-    if options["driver"] == "json-file":
+    if options["driver"] in ("json-file", "local"):
         file = RotatingFile(options["path"], options["max_size"], options["max_file"], options["compress"])
         return JsonFile(file, options.get("attrs") or {})
     raise ValueError(f"unknown log driver {options['driver']}")
@@ -154,7 +158,10 @@ class RotatingFile:
         if self._suffix and self._max_file > 1:
             self._compressing.acquire()
             _thread.start_new_thread(self._compress, (f"{self._path}.1",))
-        self._open(0 if self._max_file > 1 else os.O_TRUNC)
+        try:
+            self._open(0 if self._max_file > 1 else os.O_TRUNC)
+        except OSError:
+            self._fd, self._size = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC), 0
 
     def _compress(self, name: str) -> None:
         try:
@@ -169,8 +176,8 @@ class RotatingFile:
 def _rename(old: str, new: str) -> None:
     try:
         os.rename(old, new)
-    except FileNotFoundError:
-        return
+    except OSError:
+        return  # there is none, or its directory is being removed
 
 
 def _gzip(source: str, target: str) -> None:

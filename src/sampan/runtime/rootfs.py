@@ -46,7 +46,7 @@ def assemble(plan: Plan, at: At) -> int:
 
 
 def shares_mounts(plan: Plan) -> bool:
-    """Whether a bind mount is to share later mounts with the host: it comes from the host's namespace then."""
+    """Whether a bind mount shares later mounts with the host: it is taken from the host's namespace then."""
     return any(_is_shared(entry) for entry in plan.get("mounts", ()))
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Plan = dict[str, Any]
 
+_STOP_TIMEOUT = 10  # seconds between stop signal and SIGKILL, as dockerd has it
 _DRAIN = 2.0  # seconds for which output is awaited that outlives the process, as dockerd does
 
 
@@ -116,8 +117,9 @@ class Monitor:
 
     def _watch_children(self) -> None:
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signals.signal(signals.SIGTERM, _note)
         signals.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self.loop.watch(reader, READABLE, lambda _events: self._on_child(reader))
+        self.loop.watch(reader, READABLE, lambda _events: self._on_signals(reader))
 
     # --- the engine -------------------------------------------------------------------------------------
 
@@ -231,9 +233,19 @@ class Monitor:
         elif message[0] == "failed":
             self._failure = message
 
-    def _on_child(self, reader: int) -> None:
-        os.read(reader, 4096)
+    def _on_signals(self, reader: int) -> None:
+        if signals.SIGTERM in os.read(reader, 4096):
+            self._shut_down()
         self._reap()
+
+    def _shut_down(self) -> None:
+        """The machine goes down: the container's stop signal, and its grace time before the last one."""
+        if self._status is None:
+            try:
+                signals.pidfd_send_signal(self._pidfd, self._plan.get("stop_signal", signals.SIGTERM))
+            except ProcessLookupError:
+                return
+            self.loop.after("stop", self._plan.get("stop_timeout", _STOP_TIMEOUT), self._kill)
 
     def _reap(self) -> None:
         while True:
@@ -336,4 +348,4 @@ class Monitor:
 
 
 def _note(_number: int, _frame: object) -> None:
-    """SIGCHLD: the byte in the wake-up pipe is all that's needed."""
+    """SIGCHLD, SIGTERM: the byte in the wake-up pipe is all that's needed."""

@@ -35,6 +35,8 @@ _MONITOR_KEYS = (
     "run_dir",
     "join",
     "unshare",
+    "stop_signal",
+    "stop_timeout",
 )
 
 

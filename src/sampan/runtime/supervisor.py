@@ -3,6 +3,30 @@
 Nothing here forks the engine. A launch is one packet to the zygote (a control socket, the plan in a memfd,
 the attach clients' sockets); from then on the monitor answers on the control socket. Everything survives the
 engine: :meth:`Supervisor.adopt` finds a monitor again by its socket.
+
+A launch plan is a dict of plain values (marshal), carried out by :mod:`sampan.runtime.launch` to the letter:
+
+``kind`` "container" or "exec"; ``id``
+``join``, ``monitor_cgroups``: cgroup directories of the process and of its monitor
+``unshare`` CLONE_NEW* flags; ``setns`` [[path, flag], …]; for an exec ``nsflags`` of its target
+``rootfs`` ["overlay", [lower directories, topmost first], upper, work] or ["dir", path]; ``readonly``;
+``propagation`` of "/" as MS_* flags
+``mounts`` in order, targets resolved inside the root: ["fs", type, source, target, MS_* flags, options] or
+["bind", source, target, MS_* flags (MS_REC: of the whole tree), recursive, propagation, "file"|"dir"|"" what
+to make when the target is missing]
+``devices`` [[path, "c"|"b"|"p", major, minor, mode, uid, gid], …]; ``symlinks`` [[target, link], …];
+``masked``, ``readonly_paths``: paths, missing ones are skipped
+``hostname``, ``domainname``, ``sysctl`` {name: value}, ``rlimits`` [[number, soft, hard], …],
+``oom_score_adj``, ``umask``
+``caps`` {"bounding", "effective", "permitted", "inheritable", "ambient": bit masks}; ``no_new_privs``;
+``seccomp`` BPF program or None; ``apparmor`` profile or None
+``user`` {"name": "user[:group]", "groups": […]} or {"uid", "gid", "groups"}; ``default_home``
+``cwd``, ``make_cwd``, ``args``, ``env`` ["NAME=value", …]
+``tty``, ``console_size`` [rows, columns], ``stdin``, ``stdin_once``, ``init``
+``log`` {"driver", "path", "max_size", "max_file", "compress", "attrs"} or None
+``oom`` [[file, key], …]: counters that tell of an out-of-memory kill
+``stop_signal``, ``stop_timeout`` (seconds): what a monitor does at SIGTERM, when the machine goes down
+``state_dir`` for the exit record, ``run_dir`` for the monitor's socket
 """
 
 from __future__ import annotations
@@ -294,7 +318,7 @@ class Supervisor:
     async def launch(self, plan: dict[str, Any], attach: Sequence[AttachEnd] = ()) -> Process:
         """Make a container's process: on return its namespaces exist and it waits for ``proceed()``.
 
-        ``plan`` is described in :mod:`sampan.runtime.plan`; ``attach`` are clients that miss no byte.
+        ``plan`` is described at the top; ``attach`` are clients that miss no byte.
         Raises StartFailure.
         """
         process = await self._request(plan, attach, -1)

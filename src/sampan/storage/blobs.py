@@ -198,6 +198,13 @@ class Writer:
         if self._size is not None and self.offset > self._size:
             self.restart()
 
+    def existing(self) -> Iterator[bytes]:
+        """What an earlier download left, for those who must read the content from its start."""
+        position, end = 0, self.offset
+        while position < end and (piece := os.pread(self._fd, min(_PIECE, end - position), position)):
+            position += len(piece)
+            yield piece
+
     def restart(self) -> None:
         """Forget everything written so far: the other side can't resume."""
         os.ftruncate(self._fd, 0)

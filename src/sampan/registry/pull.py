@@ -1,0 +1,269 @@
+"""Pulling: the manifest, then its layers in parallel, each unpacked while it comes.
+
+Every byte is checked against its digest and declared size before anything is given a name. A download that
+breaks off goes on where it stopped, also after a restart of the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from sampan import errors
+from sampan.images import manifest as documents
+from sampan.images.manifest import Descriptor, Platform
+from sampan.images.reference import Reference
+from sampan.images.store import Image, ImageStore
+from sampan.registry.transport import Transport, failure
+from sampan.storage import digest as digests
+from sampan.storage.blobs import Writer
+from sampan.storage.digest import Digest
+from sampan.storage.layers import Unpacked, chain_id
+
+Report = Callable[[dict[str, Any]], None]
+_ACCEPT = ", ".join((*documents.MANIFESTS, *documents.INDEXES))
+_AT_ONCE = 3
+_TRIES = 5
+_PIECE = 1 << 18
+_REPORT_EVERY = 0.1
+
+
+@dataclass
+class Pulled:
+    """The image, the digest that the registry knows it by, and whether anything was new."""
+
+    image: Image
+    digest: Digest
+    newer: bool
+
+
+@dataclass
+class Remote:
+    """A manifest or index as a registry has it."""
+
+    raw: bytes
+    media_type: str
+    digest: Digest
+
+
+def resolve(transport: Transport, reference: Reference, what: str = "") -> Remote:
+    """The document that a tag or digest names (NotFound "manifest for x not found: …")."""
+    target = what or reference.digest or reference.tag
+    path = f"/v2/{reference.path}/manifests/{target}"
+    response = transport.request("GET", path, _scope(reference), headers={"Accept": _ACCEPT}, stream=True)
+    if response.status != 200:
+        response.read(documents.LIMIT, cache_content=True)
+        raise failure(response, f"manifest for {reference.familiar}")
+    raw = response.read(documents.LIMIT + 1)
+    response.release_conn()
+    if len(raw) > documents.LIMIT:
+        raise errors.SystemFailure(
+            f"manifest for {reference.familiar} is larger than {documents.LIMIT} bytes"
+        )
+    algorithm = target.partition(":")[0] if digests.valid(target) else "sha256"
+    state = digests.hasher(algorithm)
+    state.update(raw)
+    found = digests.finish(algorithm, state)
+    if digests.valid(target) and found != target:
+        raise errors.SystemFailure(f"manifest verification failed for digest {target}")
+    return Remote(raw, documents.media_type_of(raw, response.headers.get("Content-Type", "")), found)
+
+
+def _scope(reference: Reference) -> str:
+    return f"repository:{reference.path}:pull"
+
+
+class Puller:
+    """Pulls into one store; layers that several pulls want at once are fetched once."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        self._gates: dict[Digest, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def pull(
+        self, transport: Transport, reference: Reference, report: Report, platform: Platform | None = None
+    ) -> Pulled:
+        """Pull and tag one image; ``report`` gets Docker's progress objects, from several threads.
+
+        NotFound, Unauthorized, SystemFailure (network, registry), InvalidParameter (content that isn't what
+        its digest says). What was placed before a failure is left to the next collection.
+        """
+        remote = resolve(transport, reference)
+        report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar})
+        image, newer = self._image(transport, reference, remote, platform, report)
+        if not reference.digest:
+            newer = self._store.tag(reference, image.id) != image.id or newer
+        self._store.add_digest(reference, remote.digest, image.id)
+        report({"status": f"Digest: {remote.digest}"})
+        state = "Downloaded newer image" if newer else "Image is up to date"
+        report({"status": f"Status: {state} for {reference.familiar}"})
+        return Pulled(image, remote.digest, newer)
+
+    def _image(
+        self,
+        transport: Transport,
+        reference: Reference,
+        remote: Remote,
+        platform: Platform | None,
+        report: Report,
+    ) -> tuple[Image, bool]:
+        keep: list[Digest] = []
+        if remote.media_type in documents.INDEXES:
+            index = documents.parse_index(remote.raw)
+            chosen = documents.choose(index, platform or documents.host_platform())
+            keep.append(self._store.blobs.put(remote.raw, remote.digest).digest)
+            remote = resolve(transport, reference, chosen.digest)
+        if remote.media_type not in documents.MANIFESTS:
+            raise errors.Unsupported(
+                f"the manifest of {reference.familiar} can't be pulled: {remote.media_type}",
+                hint="Docker's schema 1 is no longer supported: push the image again with a newer client.",
+            )
+        manifest = documents.parse_manifest(remote.raw)
+        if manifest.config.media_type not in documents.CONFIGS:
+            raise errors.Unsupported(f"{reference.familiar} is no image but {manifest.config.media_type}")
+        known = self._store.by_id(manifest.config.digest)
+        if known is not None and known.manifest == remote.digest:
+            return known, False
+        config = self._config(transport, reference, manifest.config)
+        self._layers(transport, reference, manifest.layers, config, report)
+        return self._store.add(config, manifest=remote.raw, keep=keep), known is None
+
+    def _config(self, transport: Transport, reference: Reference, config: Descriptor) -> bytes:
+        if config.size > documents.LIMIT:
+            raise errors.SystemFailure(f"the configuration of {reference.familiar} is too large")
+        store = self._store.blobs
+        if not store.has(config.digest):
+            with store.writer(config.digest, size=config.size) as writer:
+                for piece in _body(transport, reference, config, writer):
+                    writer.write(piece)
+                writer.commit()
+        return store.read(config.digest, documents.LIMIT)
+
+    def _layers(
+        self,
+        transport: Transport,
+        reference: Reference,
+        layers: list[Descriptor],
+        config: bytes,
+        report: Report,
+    ) -> None:
+        diff_ids = documents.diff_ids(documents.parse_config(config))
+        if len(diff_ids) != len(layers):
+            raise errors.SystemFailure(f"{reference.familiar}: manifest and configuration differ in layers")
+        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pull")
+        jobs: list[Future[Unpacked | None] | None] = []
+        parent: Digest | None = None
+        try:
+            for layer, diff_id in zip(layers, diff_ids, strict=True):
+                parent = chain_id(parent, diff_id)
+                if self._store.layers.present(parent):
+                    report(_progress("Already exists", layer))
+                    jobs.append(None)
+                    continue
+                report(_progress("Pulling fs layer", layer))
+                jobs.append(pool.submit(self._fetch, transport, reference, layer, diff_id, report))
+            parent = None
+            for job, diff_id, layer in zip(jobs, diff_ids, layers, strict=True):
+                if job is not None:
+                    self._place(parent, diff_id, job.result())
+                    report(_progress("Pull complete", layer))
+                parent = chain_id(parent, diff_id)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for job in jobs:
+                if job is not None and not job.cancelled() and job.exception() is None:
+                    unpacked = job.result()
+                    if unpacked is not None:
+                        self._store.layers.discard(unpacked)
+
+    def _place(self, parent: Digest | None, diff_id: Digest, unpacked: Unpacked | None) -> None:
+        layers = self._store.layers
+        if unpacked is not None:
+            layers.place(parent, unpacked)
+        elif not layers.present(chain_id(parent, diff_id)):
+            layers.place_again(parent, diff_id)
+
+    def _fetch(
+        self, transport: Transport, reference: Reference, layer: Descriptor, diff_id: Digest, report: Report
+    ) -> Unpacked | None:
+        """Download and unpack one layer; None when its content is here (again) by now."""
+        if layer.urls or "foreign" in layer.media_type or "nondistributable" in layer.media_type:
+            raise errors.Unsupported(
+                f"layer {layer.digest} is a foreign layer, which isn't pulled from elsewhere"
+            )
+        with self._lock:
+            gate = self._gates.setdefault(layer.digest, threading.Lock())
+        with gate:
+            if self._store.layers.by_diff_id(diff_id):
+                return None
+            blobs = self._store.blobs
+            if blobs.has(layer.digest):
+                with blobs.open(layer.digest) as file:
+                    return self._store.layers.unpack(iter(lambda: file.read(1 << 20), b""), expected=diff_id)
+            with blobs.writer(layer.digest, size=layer.size, keep=True) as writer:
+                source = _written(_body(transport, reference, layer, writer), writer, layer, report)
+                unpacked = self._store.layers.unpack(source, expected=diff_id)
+                try:
+                    for _ in source:
+                        pass
+                    report(_progress("Verifying Checksum", layer))
+                    writer.commit()
+                except BaseException:
+                    self._store.layers.discard(unpacked)
+                    raise
+            report(_progress("Download complete", layer))
+            self._store.remember_blob(diff_id, layer)
+            return unpacked
+
+
+def _progress(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:
+    detail = {} if current is None else {"current": current, "total": layer.size}
+    return {"status": status, "progressDetail": detail, "id": digests.encoded(layer.digest)[:12]}
+
+
+def _written(pieces: Iterator[bytes], writer: Writer, layer: Descriptor, report: Report) -> Iterator[bytes]:
+    """``pieces``, after those of an earlier try; each written to the blob and reported."""
+    yield from writer.existing()
+    last = 0.0
+    for piece in pieces:
+        writer.write(piece)
+        now = time.monotonic()
+        if now - last > _REPORT_EVERY or writer.offset == layer.size:
+            last = now
+            report(_progress("Downloading", layer, writer.offset))
+        yield piece
+
+
+def _body(transport: Transport, reference: Reference, blob: Descriptor, writer: Writer) -> Iterator[bytes]:
+    """The blob's bytes from where ``writer`` stands; a broken connection is taken up with a Range."""
+    path, failures = f"/v2/{reference.path}/blobs/{blob.digest}", 0
+    while writer.offset < blob.size:
+        headers = {"Range": f"bytes={writer.offset}-"} if writer.offset else {}
+        response = transport.request("GET", path, _scope(reference), headers=headers, stream=True)
+        try:
+            if response.status not in (200, 206):
+                response.read(documents.LIMIT, cache_content=True)
+                raise failure(response, f"blob {blob.digest}")
+            skip = writer.offset if response.status == 200 else 0
+            for piece in response.stream(_PIECE, decode_content=False):
+                if skip:  # a server that doesn't know ranges begins again
+                    piece, skip = piece[skip:], max(0, skip - len(piece))
+                if piece:
+                    failures = 0
+                    yield piece
+            if writer.offset < blob.size:
+                raise urllib3.exceptions.ProtocolError("connection ended early")
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            failures += 1
+            if failures >= _TRIES:
+                raise errors.SystemFailure(f"download of {blob.digest} failed: {error}") from error
+            time.sleep(0.2 * 2**failures)
+        finally:
+            response.close()

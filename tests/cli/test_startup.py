@@ -20,7 +20,7 @@ HEAVY |= {
     "contextlib",
     "signal",
 }
-HEAVY |= {"email", "urllib", "collections", "tempfile", "shutil", "random", "datetime", "hashlib", "struct"}
+HEAVY |= {"email", "urllib", "collections", "tempfile", "shutil", "random", "datetime", "hashlib"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 from sampan.client.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -11,34 +13,44 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR, SYSTEM_ERROR = range(4)
 
 
+_HEADER = Struct(">BxxxL").unpack_from
+
+
 class Demultiplexer:
     """Turns the bytes of a multiplexed stream into (stream, data), in pieces as small as they arrive."""
 
     def __init__(self) -> None:
-        self._header = b""
+        self._rest = b""
         self._stream = 0
         self._left = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Take bytes in, yield what is complete. Raises ProtocolError when they are no frames."""
-        at, end = 0, len(data)
-        while at < end:
-            if not self._left:
-                missing = 8 - len(self._header)
-                self._header += data[at : at + missing]
-                at += missing
-                if len(self._header) < 8:
-                    return
-                self._begin()
-                continue
-            piece = data[at : at + self._left]
-            at += len(piece)
-            self._left -= len(piece)
-            yield self._stream, piece
+        """Take bytes in, yield what is complete; frames of one stream that follow each other come joined.
 
-    def _begin(self) -> None:
-        header, self._header = self._header, b""
-        self._stream = header[0]
-        self._left = int.from_bytes(header[4:], "big")
-        if self._stream > SYSTEM_ERROR:
-            raise ProtocolError(f"Unrecognized input header: {self._stream}")
+        Raises ProtocolError when the bytes are no frames.
+        """
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        at, end = 0, len(data)
+        stream, left = self._stream, self._left
+        run: list[bytes] = []
+        while True:
+            if left:
+                piece = data[at : at + left]
+                run.append(piece)
+                at += len(piece)
+                left -= len(piece)
+            if left or end - at < 8:
+                break
+            following, left = _HEADER(data, at)
+            at += 8
+            if following != stream:
+                if run:
+                    yield stream, b"".join(run)
+                    run = []
+                if following > SYSTEM_ERROR:
+                    raise ProtocolError(f"Unrecognized input header: {following}")
+                stream = following
+        self._stream, self._left, self._rest = stream, left, data[at:]
+        if joined := b"".join(run):
+            yield stream, joined

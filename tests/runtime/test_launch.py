@@ -408,6 +408,11 @@ def test_init_reaps_and_forwards() -> None:
     assert failure(["nosuch"], init=True).exit_code == 127
 
 
+def test_what_is_not_supported_is_refused() -> None:
+    error = failure(["true"], userns={"uid_map": [[0, 100000, 65536]], "gid_map": [[0, 100000, 65536]]})
+    assert error.message.endswith("plan: user namespaces with id maps are not supported yet")
+
+
 def test_joined_and_host_namespaces() -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):

@@ -72,6 +72,8 @@ class _Starter:
         """Everything up to the fork of the first process. Raises OSError, ValueError; ``step`` says where."""
         self.step = "plan"
         plan = self.plan = wire.unpack_plan(self._origin.plan)
+        if plan.get("userns"):
+            raise ValueError("user namespaces with id maps are not supported yet")
         self.step = "monitor cgroup"
         for directory in plan.get("monitor_cgroups", ()):
             launch.write_file(f"{directory}/cgroup.procs", str(os.getppid()).encode())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
+from sampan.build.worker import BuildMount, Output, RunRequest
+from sampan.engine import steps
+from sampan.engine.build import Builder
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import launchspec, recovery
 from sampan.engine.containers.cleanup import Cleaner
@@ -15,6 +19,7 @@ from sampan.engine.exec import Execs
 from sampan.engine.networks import Networks
 from sampan.engine.volumes import Volumes
 from sampan.images.store import ImageStore
+from sampan.runtime.config import ContainerConfig, HostConfig
 from sampan.runtime.supervisor import Supervisor
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
@@ -59,6 +64,15 @@ class Engine:
         )
         self.leases.add_roots(self._containers_need)
         self.execs = Execs(self.containers)
+        self.builder = Builder(
+            config,
+            self.db,
+            images=self.images,
+            layers=self.layers,
+            leases=self.leases,
+            events=self.events,
+            run=self._run_build_step,
+        )
         self._restart: asyncio.Task[None] | None = None
 
     @classmethod
@@ -75,6 +89,7 @@ class Engine:
             await engine.networks.open()
             undo.push_async_callback(engine.networks.close)
             await recovery.recover(engine.containers)
+            await engine.builder.open()
             engine.cleaner.start()
             engine._restart = asyncio.create_task(recovery.autostart(engine.containers))
             undo.pop_all()
@@ -88,6 +103,7 @@ class Engine:
         await recovery.shut_down(
             self.containers, live_restore=self.config.live_restore, timeout=self.config.shutdown_timeout
         )
+        await self.builder.close()
         await self.execs.close()
         await self.cleaner.close()
         await self.networks.close()
@@ -101,8 +117,31 @@ class Engine:
         self.containers.config = config
         self.networks.config = config
 
+    async def _run_build_step(
+        self, request: RunRequest, config: ContainerConfig, host: HostConfig, output: Output
+    ) -> int:
+        step = steps.Step(
+            lowers=request.lowers,
+            upper=request.upper,
+            work=request.work,
+            config=config,
+            host=host,
+            network=request.network,
+            extra_mounts=[_step_mount(mount) for mount in request.mounts],
+            container_id=request.container_id,
+        )
+        return await steps.run_step(self.containers, step, output)
+
     def _containers_need(self) -> Reachable:
         return Reachable(self.containers.using_layers(), set())
 
     def _sweep_volumes(self, _argument: str) -> None:
         self.volumes.sweep()
+
+
+def _step_mount(mount: BuildMount) -> list[Any]:
+    if mount.kind == "bind":
+        return steps.bind_mount(mount.source, mount.target, readonly=mount.readonly)
+    if mount.kind == "tmpfs":
+        return steps.tmpfs_mount(mount.target, mount.size)
+    return steps.overlay_mount(mount.target, mount.lowers, mount.upper)

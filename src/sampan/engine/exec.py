@@ -236,7 +236,7 @@ class Execs:
         """Run a health check to its end: its exit code. TimeoutError after ``timeout`` s, having killed it."""
         config = ExecConfig(cmd=words, attach_stdout=True, attach_stderr=True)
         exec_ = self.create(container.id, config)
-        client = _Collector(collect)
+        client = Collector(collect)
         start = asyncio.ensure_future(self.start(exec_.id, ExecStart(), client))
         try:
             await asyncio.wait_for(asyncio.shield(start), timeout)
@@ -253,7 +253,7 @@ class Execs:
         return exec_.exit_code if exec_.exit_code is not None else -1
 
 
-class _Collector:
+class Collector:
     """A client that hands the output to a function and never sends or leaves."""
 
     def __init__(self, collect: Callable[[int, bytes], None]) -> None:

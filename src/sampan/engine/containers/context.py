@@ -20,12 +20,12 @@ from sampan.engine.containers.watch import Watcher
 if TYPE_CHECKING:
     from sampan.engine.config import EngineConfig
     from sampan.engine.containers.attach import Pending
+    from sampan.engine.containers.cgroups import Cgroup
     from sampan.engine.containers.cleanup import Cleaner
     from sampan.engine.events import EventBus
     from sampan.engine.networks import Networks
     from sampan.engine.volumes import Volumes
     from sampan.images.store import ImageStore
-    from sampan.engine.containers.cgroups import Cgroup
     from sampan.runtime.supervisor import Process, Supervisor
     from sampan.storage.db import Database
     from sampan.storage.gc import Leases

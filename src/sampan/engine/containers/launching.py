@@ -9,13 +9,12 @@ import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-
 from sampan import errors
 from sampan.engine.containers import attach, launchspec
+from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container, MountPoint
 from sampan.engine.networks.types import Prepared, SandboxRequest
-from sampan.engine.containers.cgroups import Cgroup
 from sampan.runtime.supervisor import Process
 
 _log = logging.getLogger(__name__)

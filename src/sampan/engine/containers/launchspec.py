@@ -7,7 +7,6 @@ decides nothing.
 from __future__ import annotations
 
 import os
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -153,18 +152,27 @@ def unshared(host: HostConfig) -> int:
 
 
 def build(
-    containers: Containers, container: Container, cgroup: Cgroup, joined: list[list[Any]]
+    containers: Containers,
+    container: Container,
+    cgroup: Cgroup,
+    joined: list[list[Any]],
+    rootfs: list[Any] | None = None,
 ) -> tuple[Plan, Plan]:
-    """The plan of the first process; twice, because an exec is planned from the same."""
+    """The plan of the first process; twice, because an exec is planned from the same.
+
+    ``rootfs`` in the plan's form replaces the container's own layers.
+    """
     config, host, state = container.config, container.host, containers.state_dir(container.id)
-    lowers = [str(path) for path in containers.lowers(container)]
+    if rootfs is None:
+        lowers = [str(path) for path in containers.lowers(container)]
+        rootfs = ["overlay", lowers, str(state / "upper"), str(state / "work")]
     plan: Plan = {
         "kind": "container",
         "id": container.id,
         "join": cgroup.join,
         "unshare": unshared(host),
         "setns": joined,
-        "rootfs": ["overlay", lowers, str(state / "upper"), str(state / "work")],
+        "rootfs": rootfs,
         "readonly": host.readonly_rootfs,
         "hostname": None if host.uts_mode == "host" else config.hostname or container.short_id,
         "domainname": config.domainname or None,

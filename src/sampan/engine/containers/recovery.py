@@ -132,8 +132,8 @@ async def autostart(containers: Containers) -> None:
     for container in list(containers):
         if (
             container.running
-            or container.state.status == "restarting"
-            and containers.live(container).restarter
+            or (container.state.status == "restarting"
+            and containers.live(container).restarter)
         ):
             continue
         try:

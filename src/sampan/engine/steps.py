@@ -1,0 +1,119 @@
+"""One process over given layers, for the builder's RUN: the launch path of containers without a container.
+
+Nothing is recorded: a step that a crash of the engine interrupts is killed and swept at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sampan.engine.containers import attach, initlayer, launching, launchspec
+from sampan.engine.containers.context import Containers
+from sampan.engine.containers.create import complete_host
+from sampan.engine.containers.merge import command
+from sampan.engine.containers.record import Container, State
+from sampan.engine.containers.registry import new_id
+from sampan.engine.exec import Collector
+from sampan.engine.networks import SandboxRequest
+from sampan.kernel import mounts
+from sampan.runtime.config import ContainerConfig, HostConfig
+
+Output = Callable[[int, bytes], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to run: ``lowers`` topmost first, ``upper`` takes what is written; mounts in the plan's form."""
+
+    lowers: Sequence[Path]
+    upper: Path
+    work: Path
+    config: ContainerConfig
+    host: HostConfig
+    network: str = "default"
+    extra_mounts: list[list[Any]] = field(default_factory=list)
+    container_id: str = ""
+
+
+def bind_mount(source: str, target: str, *, readonly: bool) -> list[Any]:
+    """A bind mount of a step."""
+    make = "dir" if Path(source).is_dir() else "file"
+    flags = mounts.MS_RDONLY if readonly else 0
+    return ["bind", source, target, flags, True, mounts.MS_PRIVATE | mounts.MS_REC, make]
+
+
+def tmpfs_mount(target: str, size: int = 0) -> list[Any]:
+    """A tmpfs of a step; ``size`` in bytes, 0 for the kernel's default."""
+    data = "mode=1777" + (f",size={size}" if size else "")
+    return ["fs", "tmpfs", "tmpfs", target, mounts.MS_NOSUID | mounts.MS_NODEV, data]
+
+
+def overlay_mount(target: str, lowers: Sequence[str], upper: tuple[str, str] | None) -> list[Any]:
+    """Layers mounted inside a step: read-only, or with an upper and a work directory."""
+    data = f"lowerdir={':'.join(lowers)}"
+    if upper is not None:
+        data += f",upperdir={upper[0]},workdir={upper[1]}"
+    return ["fs", "overlay", "overlay", target, 0 if upper else mounts.MS_RDONLY, data]
+
+
+async def run_step(containers: Containers, step: Step, output: Output) -> int:
+    """Run to the end: its exit code. ``output(stream, data)`` gets what it prints, in order.
+
+    StartFailure when the program can't be started. Cancelling kills it; nothing of it is left.
+    """
+    container = _record(containers, step)
+    async with AsyncExitStack() as undo:
+        state, run = containers.state_dir(container.id), containers.run_dir(container.id)
+        for directory in (state, run):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        init = state / "init"
+        await asyncio.to_thread(initlayer.build, init, step.lowers)
+        undo.push_async_callback(containers.networks.release, container.id)
+        prepared = await containers.networks.prepare(SandboxRequest.of(container))
+        launching.write_files(containers, container, prepared)
+        cgroup = await asyncio.to_thread(launchspec.make_cgroup, containers, container)
+        undo.push_async_callback(asyncio.to_thread, cgroup.destroy)
+        lowers = [str(init), *map(str, step.lowers)]
+        _, plan = launchspec.build(
+            containers, container, cgroup, [], ["overlay", lowers, str(step.upper), str(step.work)]
+        )
+        plan["mounts"] = [*plan["mounts"], *step.extra_mounts]
+        end, ours = attach.AttachEnd.pair()
+        undo.callback(ours.close)
+        process = await containers.supervisor.launch(plan, [end])
+        undo.push_async_callback(process.abort)
+        await containers.networks.attach(container.id, process.pid)
+        await process.proceed()
+        client = Collector(output)
+        await attach.pump(ours, client, attach.AttachOptions(stdout=True, stderr=True))
+        return (await process.wait()).code
+
+
+def _record(containers: Containers, step: Step) -> Container:
+    host = complete_host(containers, step.host)
+    host.network_mode = "bridge" if step.network in ("", "default") else step.network
+    host.log_config.type = "none"
+    path, args = command(step.config)
+    identity = step.container_id or new_id()
+    container = Container(
+        id=identity,
+        name=f"build-{identity[:12]}",
+        created_ns=time.time_ns(),
+        image="",
+        path=path,
+        args=args,
+        config=step.config,
+        host=host,
+        state=State(),
+    )
+    if not step.config.hostname:
+        step.config.hostname = container.short_id
+    return container

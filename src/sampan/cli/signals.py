@@ -99,7 +99,7 @@ class Catcher:
             return []
 
 
-def _noted(number: int, frame: object) -> None:
+def _noted(_number: int, _frame: object) -> None:
     """The number went down the wake-up pipe already."""
 
 

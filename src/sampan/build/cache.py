@@ -140,16 +140,17 @@ class Cache:
         )
 
     def take_in(self, key: str, hit: Hit) -> None:
-        """Add what an image's inline cache says, unless the key is known. Its inputs aren't, only the result."""
+        """Add what an image's inline cache says, unless the key is known: the result, without its inputs."""
         if self.lookup(key) is not None:
             return
         if hit.chain:
             self._leases.hold(f"build-cache:{key}", layers=[hit.chain])
         size = self._layers.get(hit.chain).size if hit.chain else 0
+        empty = Inputs("", "").packed()
         now = time.time()
         self._db.execute(
             "INSERT OR IGNORE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            (key, "", hit.chain or "", hit.created, hit.description, size, Inputs("", "").packed(), now, now),
+            (key, "", hit.chain or "", hit.created, hit.description, size, empty, now, now),
         )
 
     def previous(self, slot: str) -> Inputs | None:

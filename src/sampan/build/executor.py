@@ -81,7 +81,7 @@ class Build:
         self.platform = parse_platform(options.platform) if options.platform else native()
         self._stages: dict[int, asyncio.Task[StageRun]] = {}
         self._numbered = 0
-        # What the cache knew or learned of each step: key and result, for images that carry their cache along.
+        # What the cache knew or learned of each step, for images that carry their cache along.
         self.results: dict[str, Hit] = {}
         # How many layers of the result come from the image that its first stage began with.
         self.base_layers = 0

@@ -42,9 +42,9 @@ class CacheMounts:
         """The directory of ``identity`` while it is used, by its sharing mode (shared, private, locked)."""
         name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         if sharing == "locked":
-            async with self._locks.setdefault(name, asyncio.Lock()):
-                async with self._counted(self._made(name)) as path:
-                    yield path
+            lock = self._locks.setdefault(name, asyncio.Lock())
+            async with lock, self._counted(self._made(name)) as path:
+                yield path
             return
         path = self._made(name)
         number = 1
@@ -127,7 +127,7 @@ class EngineWorker:
     async def resolve(
         self, reference: str, platform: Platform, pull: bool, note: Callable[[str], None]
     ) -> image.Image:
-        """The image called ``reference``; pulled when it isn't here, once a build when ``pull`` asks for it."""
+        """The image called ``reference``, pulled when it isn't here; once a build when ``pull`` is set."""
         key = (reference, str(platform))
         async with self._resolving.setdefault(key, asyncio.Lock()):
             found = self.images.find(reference)

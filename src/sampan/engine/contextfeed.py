@@ -1,4 +1,4 @@
-"""From a request's body, which comes in the event loop, to a thread that reads it: a bounded pipe of pieces."""
+"""From a request's body, which comes in the event loop, to a thread that reads it: a bounded pipe."""
 
 from __future__ import annotations
 

@@ -1,0 +1,213 @@
+"""``POST /build`` and ``/build/prune``: Docker's classic build endpoint, and what this engine adds to it.
+
+Additions (docs/build.md): query ``why=1`` explains cache misses, ``check=1`` only lints, ``outputs`` sends
+files back as an archive; the header ``X-Sampan-Secrets`` (base64url of a JSON object, each value base64)
+gives contents for ``RUN --mount=type=secret``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sampan import errors
+from sampan.api import jsonsyntax
+from sampan.api.http import Answer, Request, Response, Route, json_response
+from sampan.api.query import parse_int
+from sampan.api.streams import progress
+from sampan.build.durations import parse_duration
+from sampan.build.options import BuildOptions, parse_platform
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+SECRETS_HEADER = "x-sampan-secrets"
+_HOST_NUMBERS = {
+    "memory": "Memory",
+    "memswap": "MemorySwap",
+    "cpushares": "CpuShares",
+    "cpuperiod": "CpuPeriod",
+    "cpuquota": "CpuQuota",
+    "shmsize": "ShmSize",
+}
+_HOST_TEXTS = {"cpusetcpus": "CpusetCpus", "cpusetmems": "CpusetMems", "cgroupparent": "CgroupParent"}
+
+
+async def build(engine: Engine, request: Request) -> Answer:
+    """Build an image from an archive in the body, or from the URL ``remote``."""
+    options = _options(request)
+    query = request.query
+    body: AsyncIterator[bytes] | None = request.body
+    if options.remote:
+        body = None
+    objects = engine.builder.build(body, options, why=query.bool("why"), quiet=query.bool("q"))
+    return await progress(objects)
+
+
+def _options(request: Request) -> BuildOptions:
+    query = request.query
+    _refuse(request)
+    options = BuildOptions(
+        tags=query.list("t"),
+        dockerfile=query.get("dockerfile"),
+        remote=query.get("remote"),
+        target=query.get("target"),
+        args=_object(query.get("buildargs"), "build args", (str, type(None))),
+        labels=_object(query.get("labels"), "labels", (str,)),
+        no_cache=query.bool("nocache"),
+        pull=query.bool("pull"),
+        cache_from=_strings(query.get("cachefrom"), "cache-from"),
+        network=query.get("networkmode"),
+        platform=query.get("platform"),
+        squash=query.bool("squash"),
+        outputs=_outputs(query.get("outputs")),
+        secrets=_secrets(request.headers.get(SECRETS_HEADER)),
+        auth=_registry_config(request.headers.get("x-registry-config")),
+        check=query.bool("check"),
+    )
+    if options.platform:
+        parse_platform(options.platform)
+    options.host = _host(request)
+    return options
+
+
+def _refuse(request: Request) -> None:
+    """What dockerd on Linux refuses before it reads the body."""
+    query = request.query
+    version = query.get("version")
+    if version not in ("", "1", "2"):
+        raise errors.InvalidParameter(f'invalid version "{version}"')
+    if version == "2":
+        raise errors.Unsupported(
+            "BuildKit over the classic endpoint is not supported by this engine",
+            hint="Leave out version=2: the classic builder here takes the whole Dockerfile language.",
+        )
+    if query.list("securityopt"):
+        raise errors.InvalidParameter("security options are not supported on linux")
+    isolation = query.get("isolation")
+    if isolation and isolation.lower() != "default":
+        raise errors.InvalidParameter(f'unsupported isolation: "{isolation}"')
+
+
+def _host(request: Request) -> dict[str, Any]:
+    """The limits of RUN as HostConfig fields. A number that is none counts as 0, as dockerd has it."""
+    query = request.query
+    host: dict[str, Any] = {}
+    for name, field in _HOST_NUMBERS.items():
+        try:
+            number = parse_int(query.get(name) or "0")
+        except (errors.SampanError, ValueError):
+            number = 0
+        if number:
+            host[field] = number
+    for name, field in _HOST_TEXTS.items():
+        if query.get(name):
+            host[field] = query.get(name)
+    ulimits = _parsed(query.get("ulimits"), "ulimit settings")
+    if ulimits:
+        if not isinstance(ulimits, list) or not all(isinstance(one, dict) for one in ulimits):
+            raise errors.InvalidParameter("error reading ulimit settings: a list of objects is expected")
+        host["Ulimits"] = ulimits
+    hosts = query.list("extrahosts")
+    if hosts:
+        host["ExtraHosts"] = [part for text in hosts for part in _strings_or_text(text)]
+    return host
+
+
+def _strings_or_text(text: str) -> list[str]:
+    """``extrahosts`` comes as JSON list from old clients and as repeated plain fields from new ones."""
+    return _strings(text, "extra hosts") if text.startswith("[") else [text]
+
+
+def _parsed(text: str, what: str) -> Any:
+    if not text:
+        return None
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        fault = jsonsyntax.explain(data) or "invalid JSON"
+        raise errors.InvalidParameter(f"error reading {what}: {fault}") from None
+
+
+def _object(text: str, what: str, types: tuple[type, ...]) -> dict[str, Any]:
+    found = _parsed(text, what) or {}
+    if not isinstance(found, dict) or not all(isinstance(value, types) for value in found.values()):
+        raise errors.InvalidParameter(
+            f"error reading {what}: json: cannot unmarshal into Go value of type map[string]string"
+        )
+    return found
+
+
+def _strings(text: str, what: str) -> list[str]:
+    found = _parsed(text, what) or []
+    if not isinstance(found, list) or not all(isinstance(value, str) for value in found):
+        raise errors.InvalidParameter(
+            f"error reading {what}: json: cannot unmarshal into Go value of type []string"
+        )
+    return found
+
+
+def _outputs(text: str) -> list[dict[str, Any]]:
+    found = _parsed(text, "outputs") or []
+    if not isinstance(found, list) or not all(isinstance(value, dict) for value in found):
+        raise errors.InvalidParameter("error reading outputs: a list of objects is expected")
+    for output in found:
+        kind = str(output.get("Type") or output.get("type") or "image").lower()
+        if kind not in ("image", "docker", "moby", "tar", "local"):
+            raise errors.Unsupported(f"unknown output type {kind}", hint="Known are tar, local and image.")
+    return found
+
+
+def _registry_config(text: str) -> dict[str, Any]:
+    """Credentials by registry. Anything unreadable counts as none, as dockerd has it."""
+    try:
+        found = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError, msgspec.DecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _secrets(text: str) -> dict[str, bytes]:
+    if not text:
+        return {}
+    try:
+        found = msgspec.json.decode(
+            base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=dict[str, bytes]
+        )
+    except (binascii.Error, ValueError, msgspec.DecodeError):
+        # Not even the parser's message may show what was sent.
+        raise errors.InvalidParameter(
+            "the X-Sampan-Secrets header can't be read",
+            hint="It is base64url of a JSON object whose values are base64.",
+        ) from None
+    return found
+
+
+async def prune(engine: Engine, request: Request) -> Response:
+    """Forget cache that isn't needed."""
+    query = request.query
+    filters = query.filters(("until", "unused-for"))
+    until = filters.get("until", []) + filters.get("unused-for", [])
+    if len(until) > 1:
+        raise errors.InvalidParameter("more than one until filter specified")
+    before = time.time() - parse_duration(until[0]) / 1e9 if until else None
+    keep = max(query.int("keep-storage"), query.int("reserved-space"))
+    return json_response(await engine.builder.prune(everything=query.bool("all"), keep=keep, before=before))
+
+
+async def cancel(_engine: Engine, _request: Request) -> Response:
+    """A build is cancelled by closing its connection; dockerd answers 200 to any id here, and so do we."""
+    return Response(200)
+
+
+ROUTES = [
+    Route("POST", "/build", build),
+    Route("POST", "/build/prune", prune),
+    Route("POST", "/build/cancel", cancel),
+]

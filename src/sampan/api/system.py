@@ -1,0 +1,50 @@
+"""``_ping``, ``version``, ``info``, ``system/df``: the engine about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sampan.api.http import Request, Response, Route, json_response
+from sampan.engine import system
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+_PING_HEADERS = {
+    "Builder-Version": "1",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Swarm": "inactive",
+}
+_TEXT = "text/plain; charset=utf-8"
+_PONG = Response(200, b"OK", _PING_HEADERS, _TEXT)
+_PONG_HEAD = Response(200, b"", _PING_HEADERS, _TEXT)
+
+
+async def ping(engine: Engine, request: Request) -> Response:
+    """GET /_ping."""
+    return _PONG
+
+
+async def ping_head(engine: Engine, request: Request) -> Response:
+    """HEAD /_ping: with ``Content-Length: 0``, as dockerd has it."""
+    return _PONG_HEAD
+
+
+async def version(engine: Engine, request: Request) -> Response:
+    """GET /version."""
+    return json_response(system.version_document())
+
+
+async def info(engine: Engine, request: Request) -> Response:
+    """GET /info."""
+    return json_response(await asyncio.to_thread(system.info_document, engine, request.version))
+
+
+ROUTES = [
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping_head),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+]

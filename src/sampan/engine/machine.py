@@ -1,0 +1,124 @@
+"""Facts about the machine: what ``docker info`` shows of kernel, memory, cgroups and file systems."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def kernel_version() -> str:
+    """``uname -r``."""
+    return os.uname().release
+
+
+def architecture() -> str:
+    """The machine's name as the kernel has it (``x86_64``)."""
+    return os.uname().machine
+
+
+_GO_ARCHITECTURES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "i686": "386",
+    "i386": "386",
+}
+
+
+def go_architecture() -> str:
+    """The machine's name as Go and image manifests have it (``amd64``)."""
+    machine = architecture()
+    return _GO_ARCHITECTURES.get(machine, machine)
+
+
+def python_version() -> str:
+    """The interpreter's name and version."""
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+def operating_system() -> tuple[str, str]:
+    """Name and version of the distribution, os-release(5): ("Debian GNU/Linux 12 (bookworm)", "12")."""
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        fields = dict(line.partition("=")[::2] for line in lines if "=" in line)
+        values = {name: value.strip().strip("\"'") for name, value in fields.items()}
+        return values.get("PRETTY_NAME", "Linux"), values.get("VERSION_ID", "")
+    return "Linux", ""
+
+
+def memory_total() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def open_files() -> int:
+    """How many file descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
+def ipv4_forwarding() -> bool:
+    """Whether the kernel forwards IPv4."""
+    return _read("/proc/sys/net/ipv4/ip_forward") == "1"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+class Cgroups:
+    """Which cgroup controllers the machine offers, on v1 (hybrid too) or v2."""
+
+    def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
+        self.root = root
+        self.version = "2" if (root / "cgroup.controllers").exists() else "1"
+        if self.version == "2":
+            self.controllers = frozenset((root / "cgroup.controllers").read_text().split())
+        else:
+            self.controllers = frozenset(path.name for path in root.iterdir() if path.is_dir())
+
+    def has(self, controller: str) -> bool:
+        """Whether the controller (``memory``, ``cpu``, ``pids`` …) can be used."""
+        return controller in self.controllers
+
+    def has_file(self, controller: str, name: str) -> bool:
+        """Whether cgroups of a v1 controller have the file ``name``."""
+        return self.version == "1" and (self.root / controller / name).exists()
+
+    @property
+    def swap(self) -> bool:
+        """Whether swap is accounted."""
+        if self.version == "2":
+            return self.has("memory") and Path("/proc/swaps").exists()
+        return self.has_file("memory", "memory.memsw.limit_in_bytes")
+
+
+_FILE_SYSTEMS = {
+    "ext4": "extfs",
+    "ext3": "extfs",
+    "ext2": "extfs",
+    "overlay": "overlayfs",
+    "tmpfs": "tmpfs",
+    "xfs": "xfs",
+    "btrfs": "btrfs",
+    "zfs": "zfs",
+}
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system that ``path`` lies on, by Docker's names (``extfs``, ``xfs``)."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == wanted:
+            kind = rest.split()[0]
+            return _FILE_SYSTEMS.get(kind, kind)
+    return "<unknown>"

@@ -58,8 +58,7 @@ def resolve(transport: Transport, reference: Reference, what: str = "") -> Remot
     path = f"/v2/{reference.path}/manifests/{target}"
     response = transport.request("GET", path, _scope(reference), headers={"Accept": _ACCEPT}, stream=True)
     if response.status != 200:
-        response.read(documents.LIMIT, cache_content=True)
-        raise failure(response, f"manifest for {reference.familiar}")
+        raise failure(response, f"manifest for {reference.familiar}", response.read(documents.LIMIT))
     raw = response.read(documents.LIMIT + 1)
     response.release_conn()
     if len(raw) > documents.LIMIT:
@@ -249,8 +248,7 @@ def _body(transport: Transport, reference: Reference, blob: Descriptor, writer: 
         response = transport.request("GET", path, _scope(reference), headers=headers, stream=True)
         try:
             if response.status not in (200, 206):
-                response.read(documents.LIMIT, cache_content=True)
-                raise failure(response, f"blob {blob.digest}")
+                raise failure(response, f"blob {blob.digest}", response.read(documents.LIMIT))
             skip = writer.offset if response.status == 200 else 0
             for piece in response.stream(_PIECE, decode_content=False):
                 if skip:  # a server that doesn't know ranges begins again

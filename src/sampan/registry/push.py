@@ -64,7 +64,7 @@ class _Push:
         self._path = f"/v2/{reference.path}"
 
     def layers(self, image: Image) -> bytes:
-        """Upload what is missing; the manifest to push, which is the stored one when nothing was compressed."""
+        """Upload what is missing; the manifest to push (the stored one if it can stay)."""
         raw = self._store.manifest(image)
         manifest = documents.parse_manifest(raw)
         for diff_id in image.diff_ids:

@@ -224,11 +224,14 @@ class Transport:
             raise errors.SystemFailure("the registry's token server gave no token") from error
 
 
-def failure(response: urllib3.BaseHTTPResponse, what: str) -> errors.SampanError:
-    """A registry's refusal as an error: its own code and message, with a hint for the usual ones."""
+def failure(response: urllib3.BaseHTTPResponse, what: str, body: bytes | None = None) -> errors.SampanError:
+    """A registry's refusal as an error: its own code and message, with a hint for the usual ones.
+
+    ``body`` is what was read of a streamed response.
+    """
     code = message = ""
     try:
-        first = json.loads(response.data[:LIMIT])["errors"][0]
+        first = json.loads(response.data[:LIMIT] if body is None else body)["errors"][0]
         code, message = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         message = f"unexpected status {response.status}"

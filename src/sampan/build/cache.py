@@ -140,7 +140,7 @@ class Cache:
         )
 
     def take_in(self, key: str, hit: Hit) -> None:
-        """Add what an image's inline cache says, unless the key is known: the result, without its inputs."""
+        """Add what an image's inline cache says of a key that isn't known: the result, not its inputs."""
         if self.lookup(key) is not None:
             return
         if hit.chain:

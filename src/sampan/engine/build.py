@@ -236,7 +236,7 @@ class Builder:
             await asyncio.to_thread(self._settle)
 
     async def _cache_from(self, worker: EngineWorker, reference: str) -> None:
-        """Take in the cache that an image carries along; one that can't be had is passed over, as by Docker."""
+        """Take in the cache that an image carries; one that can't be had is passed over, as by Docker."""
         try:
             await worker.resolve(reference, native(), False, lambda _: None)
             found = self.images.get(reference)

@@ -1,0 +1,193 @@
+"""``/images``: list, inspect, history, tag, remove, prune, load, save, import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sampan import errors
+from sampan.api import streams
+from sampan.api.http import Answer, Request, Response, Route, StreamResponse, json_response
+from sampan.api.query import filter_bool
+from sampan.engine import images
+from sampan.images.reference import Reference, from_parts
+from sampan.storage.tar import ArchiveError
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+_TAR = "application/x-tar"
+
+
+async def list_images(engine: Engine, request: Request) -> Response:
+    """GET /images/json."""
+    filters = request.query.filters(images.LIST_FILTERS)
+    dangling = filter_bool(filters, "dangling", False) if "dangling" in filters else None
+    found = images.summaries(engine, filters, everything=request.query.bool("all"), dangling=dangling)
+    if request.version < (1, 44):
+        for item in found:
+            item["VirtualSize"] = item["Size"]
+    return json_response(found)
+
+
+def inspect_document(engine: Engine, name: str, version: tuple[int, int]) -> dict[str, Any]:
+    """What inspect shows of an image to a client of that API version."""
+    image = engine.images.get(name)
+    document = image.document
+    found: dict[str, Any] = {
+        "Id": image.id,
+        "RepoTags": engine.images.tags(image.id),
+        "RepoDigests": engine.images.digests(image.id),
+        "Comment": document.get("comment", ""),
+        "Created": image.created,
+        "Config": image.config,
+        "Architecture": image.architecture,
+        "Os": image.os,
+        "Size": image.size,
+        "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
+        "Metadata": {"LastTagTime": _tag_time(image.tagged_ns)},
+    }
+    if image.variant:
+        found["Variant"] = image.variant
+    if version < (1, 52):
+        found |= {"Author": document.get("author", ""), "DockerVersion": "", "Parent": image.parent}
+        found["GraphDriver"] = {"Name": "overlay2", "Data": None}
+    if version < (1, 45):
+        found |= {"Container": "", "ContainerConfig": {}}
+    if version < (1, 44):
+        found["VirtualSize"] = image.size
+    return found
+
+
+def _tag_time(ns: int) -> str:
+    from sampan.engine.containers.timestamps import rfc3339
+
+    return rfc3339(ns)
+
+
+async def inspect(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/json."""
+    return json_response(inspect_document(engine, request.params["name"], request.version))
+
+
+async def history(engine: Engine, request: Request) -> Response:
+    """GET /images/{name}/history."""
+    image = engine.images.get(request.params["name"])
+    steps = engine.images.history_steps(image)
+    return json_response(
+        [
+            {
+                "Id": step.image_id,
+                "Created": step.created_ns // 1_000_000_000,
+                "CreatedBy": step.created_by,
+                "Tags": step.tags or None,
+                "Size": step.size,
+                "Comment": step.comment,
+            }
+            for step in steps
+        ]
+    )
+
+
+async def tag(engine: Engine, request: Request) -> Response:
+    """POST /images/{name}/tag."""
+    image = engine.images.get(request.params["name"])
+    repo = request.query.get("repo")
+    if repo:
+        name = from_parts(repo, request.query.get("tag")).with_default_tag()
+        engine.images.tag(name, image.id)
+        engine.events.publish("image", "tag", image.id, {**image.labels, "name": name.familiar})
+    return Response(201)
+
+
+async def remove(engine: Engine, request: Request) -> Response:
+    """DELETE /images/{name}."""
+    query = request.query
+    answers = images.remove(
+        engine, request.params["name"], force=query.bool("force"), prune=not query.bool("noprune")
+    )
+    await images.collect(engine)
+    return json_response(answers)
+
+
+async def prune(engine: Engine, request: Request) -> Response:
+    """POST /images/prune."""
+    filters = request.query.filters(images.PRUNE_FILTERS)
+    answers, freed = await images.prune(engine, filters, dangling=filter_bool(filters, "dangling", True))
+    return json_response({"ImagesDeleted": answers or None, "SpaceReclaimed": freed})
+
+
+async def load(engine: Engine, request: Request) -> StreamResponse:
+    """POST /images/load: 200 in any case, failures are the stream's last line."""
+    quiet = request.query.bool("quiet", True)
+    return await streams.progress(_words(images.load(engine, request.body, quiet=quiet)), begun=True)
+
+
+async def _words(objects: Any) -> Any:
+    """Archive errors as errors that the stream can tell."""
+    try:
+        async for found in objects:
+            yield found
+    except ArchiveError as error:
+        raise errors.InvalidParameter(str(error)) from error
+
+
+async def save_one(engine: Engine, request: Request) -> StreamResponse:
+    """GET /images/{name}/get."""
+    return StreamResponse(images.save(engine, [request.params["name"]]), _TAR)
+
+
+async def save(engine: Engine, request: Request) -> StreamResponse:
+    """GET /images/get?names=…."""
+    return StreamResponse(images.save(engine, request.query.list("names")), _TAR)
+
+
+async def create(engine: Engine, request: Request) -> Answer:
+    """POST /images/create: import from the body; pulling isn't wired to the registry client yet."""
+    query = request.query
+    if query.get("fromImage"):
+        from_parts(query.get("fromImage"), query.get("tag"))
+        raise errors.Unsupported(
+            "pulling from registries is not supported yet",
+            hint="Bring the image with 'docker load' or 'docker import'.",
+        )
+    if query.get("fromSrc") != "-":
+        raise errors.Unsupported(
+            "importing from a URL is not supported", hint="Pipe it: curl URL | docker import -"
+        )
+    name: Reference | None = None
+    if query.get("repo"):
+        name = from_parts(query.get("repo"), query.get("tag")).with_default_tag()
+    if query.get("platform"):
+        raise errors.Unsupported("import for another platform is not supported")
+    objects = images.import_image(engine, request.body, name, query.get("message"), query.list("changes"))
+    return await streams.progress(_words(objects), begun=False)
+
+
+async def push(engine: Engine, request: Request) -> Answer:
+    """POST /images/{name}/push."""
+    engine.images.get(request.params["name"])
+    raise errors.Unsupported("pushing to registries is not supported yet", hint="Use 'docker save'.")
+
+
+async def search(engine: Engine, request: Request) -> Response:
+    """GET /images/search."""
+    limit = request.query.int("limit", 25)
+    if limit and not 1 <= limit <= 100:
+        raise errors.InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
+    raise errors.Unsupported("searching Docker Hub is not supported")
+
+
+ROUTES = [
+    Route("GET", "/images/json", list_images),
+    Route("GET", "/images/get", save),
+    Route("GET", "/images/search", search),
+    Route("POST", "/images/load", load),
+    Route("POST", "/images/create", create),
+    Route("POST", "/images/prune", prune),
+    Route("GET", "/images/{name}/json", inspect),
+    Route("GET", "/images/{name}/history", history),
+    Route("GET", "/images/{name}/get", save_one),
+    Route("POST", "/images/{name}/tag", tag),
+    Route("POST", "/images/{name}/push", push),
+    Route("DELETE", "/images/{name}", remove),
+]

@@ -1,0 +1,222 @@
+"""Use cases on images: list, inspect, remove, prune, load, save, import."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sampan import errors
+from sampan.build.changes import apply_change
+from sampan.engine import threads
+from sampan.engine.containers.timestamps import parse_filter_time
+from sampan.images import archive, transfer
+from sampan.images.reference import Reference
+from sampan.images.store import Image
+
+if TYPE_CHECKING:
+    from sampan.engine.engine import Engine
+
+Filters = Mapping[str, list[str]]
+LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
+PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+
+
+def wanted(engine: Engine, image: Image, filters: Filters) -> bool:
+    """Whether an image passes the filters of list and prune (``reference`` and ``dangling`` aside)."""
+    for text in filters.get("label", ()):
+        key, mark, value = text.partition("=")
+        if key not in image.labels or (mark and image.labels[key] != value):
+            return False
+    for text in filters.get("label!", ()):
+        key, mark, value = text.partition("=")
+        if key in image.labels and (not mark or image.labels[key] == value):
+            return False
+    for text in filters.get("until", ()):
+        if image.created_ns > parse_filter_time(text, time.time_ns()):
+            return False
+    before = [engine.images.get(name).created_ns for name in filters.get("before", ())]
+    since = [engine.images.get(name).created_ns for name in filters.get("since", ())]
+    return all(image.created_ns < t for t in before) and all(image.created_ns > t for t in since)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    import fnmatch
+
+    repository = name.rpartition(":")[0] or name
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(repository, pattern)
+
+
+def summaries(
+    engine: Engine, filters: Filters, *, everything: bool = False, dangling: bool | None = None
+) -> list[dict[str, Any]]:
+    """What ``docker images`` lists: newest first, intermediate images only with ``everything``."""
+    found = []
+    patterns = filters.get("reference", ())
+    for image in engine.images.list():
+        tags, digests = engine.images.tags(image.id), engine.images.digests(image.id)
+        if patterns:
+            tags = [tag for tag in tags if any(_matches(tag, pattern) for pattern in patterns)]
+            digests = [name for name in digests if any(_matches(name.split("@")[0], p) for p in patterns)]
+            if not tags and not digests:
+                continue
+        if not tags and not digests and not everything and engine.images.children(image.id):
+            continue
+        if dangling is not None and dangling != (not tags):
+            continue
+        if wanted(engine, image, filters):
+            found.append(summary(image, tags, digests))
+    return found
+
+
+def summary(image: Image, tags: list[str], digests: list[str]) -> dict[str, Any]:
+    """One line of the list."""
+    return {
+        "Containers": -1,
+        "Created": image.created_ns // 1_000_000_000,
+        "Id": image.id,
+        "Labels": image.labels or None,
+        "ParentId": image.parent,
+        "RepoDigests": digests,
+        "RepoTags": tags,
+        "SharedSize": -1,
+        "Size": image.size,
+    }
+
+
+def remove(engine: Engine, reference: str, *, force: bool, prune: bool) -> list[dict[str, str]]:
+    """``docker rmi``: untag, or delete with everything that only this image needed.
+
+    Conflict while containers use it: a running one always, a stopped one unless ``force``.
+    """
+    image = engine.images.get(reference)
+    tags = engine.images.tags(image.id)
+    by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
+    if not by_id and len(tags) > 1:
+        return _untag(engine, image, [Reference.parse(reference).with_default_tag().familiar])
+    if by_id and len(tags) > 1 and not force:
+        raise errors.Conflict(
+            f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is referenced in multiple "
+            "repositories"
+        )
+    _check_use(engine, image, reference, force=force, by_id=by_id)
+    if engine.images.children(image.id):
+        if tags and not by_id:
+            return _untag(engine, image, tags)
+        raise errors.Conflict(
+            f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - image has dependent child images"
+        )
+    answers = _untag(engine, image, tags + engine.images.digests(image.id))
+    return answers + _delete(engine, image, prune=prune)
+
+
+def _check_use(engine: Engine, image: Image, reference: str, *, force: bool, by_id: bool) -> None:
+    for container in engine.containers.using_image(image.id):
+        if container.running:
+            raise errors.Conflict(
+                f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - image is being used by running "
+                f"container {container.id[:12]}"
+            )
+        if not force and by_id:
+            raise errors.Conflict(
+                f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is being used by stopped "
+                f"container {container.id[:12]}"
+            )
+        if not force:
+            raise errors.Conflict(
+                f'conflict: unable to remove repository reference "{reference}" (must force) - container '
+                f"{container.id[:12]} is using its referenced image {image.id[7:19]}"
+            )
+
+
+def _untag(engine: Engine, image: Image, names: list[str]) -> list[dict[str, str]]:
+    answers = []
+    for name in names:
+        if engine.images.find(name) is None:
+            continue
+        for gone in engine.images.untag(name):
+            answers.append({"Untagged": gone})
+        engine.events.publish("image", "untag", image.id, {**image.labels, "name": image.id})
+    return answers
+
+
+def _delete(engine: Engine, image: Image, *, prune: bool) -> list[dict[str, str]]:
+    answers = [{"Deleted": image.id}]
+    engine.images.delete(image.id)
+    engine.events.publish("image", "delete", image.id, {**image.labels, "name": image.id})
+    parent = engine.images.by_id(image.parent) if image.parent else None
+    lonely = parent and not engine.images.tags(parent.id) and not engine.images.children(parent.id)
+    if prune and parent and lonely and not engine.containers.using_image(parent.id):
+        answers += _delete(engine, parent, prune=prune)
+    return answers
+
+
+async def collect(engine: Engine) -> None:
+    """Free what nothing reaches any more."""
+    await asyncio.to_thread(engine.leases.collect)
+
+
+async def prune(engine: Engine, filters: Filters, *, dangling: bool) -> tuple[list[dict[str, str]], int]:
+    """Remove unused images (only untagged ones when ``dangling``): what was removed, bytes freed."""
+    answers: list[dict[str, str]] = []
+    freed = 0
+    for image in engine.images.list():
+        tags = engine.images.tags(image.id)
+        if (dangling and tags) or engine.containers.using_image(image.id) or engine.images.children(image.id):
+            continue
+        if wanted(engine, image, filters):
+            answers += _untag(engine, image, tags + engine.images.digests(image.id))
+            answers += _delete(engine, image, prune=True)
+            freed += image.size
+    await collect(engine)
+    engine.events.publish("image", "prune", "", {"reclaimed": str(freed)})
+    return answers, freed
+
+
+async def load(engine: Engine, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[dict[str, Any]]:
+    """``docker load``: progress objects."""
+    reader = threads.Reader(body)
+
+    def work(report: threads.Report) -> list[archive.Loaded]:
+        return archive.load(engine.images, reader.read, report, quiet=quiet)
+
+    def done(loaded: list[archive.Loaded]) -> None:
+        for item in loaded:
+            name = item.names[0] if item.names else item.image.id
+            engine.events.publish("image", "load", item.image.id, {"name": name})
+
+    try:
+        async for found in threads.progress(work, done):
+            yield found
+    finally:
+        reader.cancel()
+
+
+def save(engine: Engine, names: list[str]) -> AsyncIterator[bytes]:
+    """``docker save``: the archive. NotFound comes before the first byte."""
+    pieces = archive.save(engine.images, names)
+    for name in names:
+        image = engine.images.get(name)
+        engine.events.publish("image", "save", image.id, {"name": image.id})
+    return threads.pieces(iter(pieces))
+
+
+async def import_image(
+    engine: Engine, body: AsyncIterator[bytes], name: Reference | None, message: str, changes: list[str]
+) -> AsyncIterator[dict[str, Any]]:
+    """``docker import`` of a root file system: one object, the new image's id."""
+    reader = threads.Reader(body)
+    options = transfer.ImportOptions(name=name, message=message, changes=changes, apply=_apply)
+    try:
+        image = await asyncio.to_thread(transfer.import_tar, engine.images, reader.read, options)
+    finally:
+        reader.cancel()
+    engine.events.publish("image", "import", image.id, {"name": image.id})
+    yield {"status": image.id}
+
+
+def _apply(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    for change in changes:
+        config = apply_change(config, change)
+    return config

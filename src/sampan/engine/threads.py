@@ -1,0 +1,69 @@
+"""Between the event loop and threads: progress coming out of a thread, bytes going into one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Report = Callable[[dict[str, Any]], None]
+
+
+class Reader:
+    """A blocking ``read(n)`` for a thread over an async iterator of the loop's. ``cancel`` ends it."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._loop = asyncio.get_running_loop()
+        self._rest = b""
+        self._over = False
+        self._waiting: asyncio.Task[bytes] | None = None
+        self._cancelled = False
+
+    async def _next(self) -> bytes:
+        if self._cancelled:
+            raise ConnectionAbortedError("cancelled")
+        return await anext(self._chunks, b"")
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, b"" at the end (called in the thread)."""
+        while not self._rest and not self._over:
+            self._rest = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+            self._over = not self._rest
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def cancel(self) -> None:
+        """The next read raises ConnectionAbortedError."""
+        self._cancelled = True
+
+
+async def progress(
+    work: Callable[[Report], T], done: Callable[[T], None] | None = None
+) -> AsyncIterator[Any]:
+    """Run ``work(report)`` in a thread; what it reports comes out here, in order. Its errors are raised.
+
+    ``done`` gets its result, on the loop.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    task = asyncio.create_task(
+        asyncio.to_thread(work, lambda found: _put(loop, queue, found)), name="progress"
+    )
+    task.add_done_callback(lambda _: queue.put_nowait(None))
+    while (found := await queue.get()) is not None:
+        yield found
+    result = await task
+    if done is not None:
+        done(result)
+
+
+def _put(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], found: dict[str, Any]) -> None:
+    loop.call_soon_threadsafe(queue.put_nowait, found)
+
+
+async def pieces(source: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of a blocking iterator, each fetched in a thread."""
+    while (piece := await asyncio.to_thread(next, source, None)) is not None:
+        yield piece

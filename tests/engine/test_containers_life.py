@@ -14,7 +14,14 @@ from sampan import errors
 from sampan.engine.containers import inspect, lifecycle, remove, update
 from sampan.engine.containers.cgroups import hierarchies
 from sampan.engine.engine import Engine
-from sampan.runtime.config import ExecConfig, ExecStart, HealthConfig, HostConfig, RestartPolicy, UpdateRequest
+from sampan.runtime.config import (
+    ExecConfig,
+    ExecStart,
+    HealthConfig,
+    HostConfig,
+    RestartPolicy,
+    UpdateRequest,
+)
 from tests.engine.boxes import Roots, engine, finish, make, output, run_async
 
 pytestmark = pytest.mark.root

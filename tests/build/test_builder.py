@@ -89,7 +89,8 @@ def test_squash(bench: Bench) -> None:
     [
         (
             "FROM base\nCOPY nosuch /x\n",
-            "COPY failed: file not found in build context or excluded by .dockerignore: stat nosuch: file does not exist",
+            "COPY failed: file not found in build context or excluded by .dockerignore: "
+            "stat nosuch: file does not exist",
         ),
         ("FROM base\nCOPY nosuch* /x/\n", "COPY failed: no source files were specified"),
         (
@@ -98,7 +99,8 @@ def test_squash(bench: Bench) -> None:
         ),
         (
             "FROM base\nCOPY Dockerfile f /file\n",
-            "When using COPY with more than one source file, the destination must be a directory and end with a /",
+            "When using COPY with more than one source file, the destination must be "
+            "a directory and end with a /",
         ),
         (
             "FROM base AS a\nFROM base\nCOPY --from=a /nosuch /y\n",

@@ -179,7 +179,7 @@ class Cache:
         ]
 
     def trim(self, max_size: int = MAX_SIZE, max_age: float = MAX_AGE) -> list[Row]:
-        """Forget what wasn't used for ``max_age`` seconds, then the least recently used above ``max_size``."""
+        """Forget what wasn't used for ``max_age`` seconds, then the least used above ``max_size``."""
         rows = self.rows()
         total = sum(row.size for row in rows)
         oldest = time.time() - max_age

@@ -205,7 +205,8 @@ class _Checker:
                 if step.value.startswith(("/", "$")):
                     absolute = True
                 elif not absolute:
-                    message = f"Relative workdir '{step.value}' can have unexpected results if the base image changes"
+                    reason = "can have unexpected results if the base image changes"
+                    message = f"Relative workdir '{step.value}' {reason}"
                     yield Finding("WorkdirRelativePath", message, step.span)
         for name, steps in counts.items():
             for step in steps[:-1]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from sampan.errors import InvalidParameter
 
-_CLAUSE = re.compile(r"([ugoa]*)((?:[+\-=](?:[rwxXst]*|[ugo]))+)")
-_ACTION = re.compile(r"([+\-=])([rwxXst]*|[ugo])")
+_CLAUSE = re.compile(r"([ugoa]*)((?:[+\-=](?:[ugo]|[rwxXst]*))+)")
+_ACTION = re.compile(r"([+\-=])([ugo]|[rwxXst]*)")
 _SHIFT = {"u": 6, "g": 3, "o": 0}
 
 Change = Callable[[int, bool], int]

@@ -105,7 +105,8 @@ def remove(engine: Engine, reference: str, *, force: bool, prune: bool) -> list[
         if tags and not by_id:
             return _untag(engine, image, tags)
         raise errors.Conflict(
-            f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - image has dependent child images"
+            f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - "
+            "image has dependent child images"
         )
     answers = _untag(engine, image, tags + engine.images.digests(image.id))
     return answers + _delete(engine, image, prune=prune)
@@ -115,13 +116,13 @@ def _check_use(engine: Engine, image: Image, reference: str, *, force: bool, by_
     for container in engine.containers.using_image(image.id):
         if container.running:
             raise errors.Conflict(
-                f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - image is being used by running "
-                f"container {container.id[:12]}"
+                f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - "
+                f"image is being used by running container {container.id[:12]}"
             )
         if not force and by_id:
             raise errors.Conflict(
-                f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is being used by stopped "
-                f"container {container.id[:12]}"
+                f"conflict: unable to delete {image.id[7:19]} (must be forced) - "
+                f"image is being used by stopped container {container.id[:12]}"
             )
         if not force:
             raise errors.Conflict(

@@ -72,7 +72,7 @@ def engine_id(config: EngineConfig) -> str:
 
 
 def info_document(engine: Engine, version: tuple[int, int]) -> dict[str, Any]:
-    """What ``GET /info`` answers to a client of that API version (reads the database: call it in a thread)."""
+    """What ``GET /info`` answers to a client of that API version. Call it in a thread."""
     config = engine.config
     system_name, system_version = machine.operating_system()
     found: dict[str, Any] = {"ID": engine_id(config)}

@@ -1,0 +1,50 @@
+"""Flags and daemon.json: dockerd's errors for what is unknown, contradictory or unsupported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sampan import errors
+from sampan.daemon import lock, settings
+
+
+def test_flags_and_file(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(
+        '{"live-restore": false, "insecure-registries": ["r:5000"], "storage-driver": "overlay2"}'
+    )
+    found = settings.load(["--config-file", str(file), "-H", "unix:///a", "-Htcp://b", "--mtu=1400"])
+    assert found.hosts == ("unix:///a", "tcp://b")
+    assert (found.engine.mtu, found.engine.live_restore) == (1400, False)
+    assert found.engine.insecure_registries == ("r:5000",)
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ('{"nosuch": 1}', [], "don't match any configuration option: nosuch"),
+        ('{"mtu": 1400}', ["--mtu", "1500"], "both as a flag and in the configuration file: mtu"),
+        ('{"mtu": "x"}', [], '"mtu" should be a number'),
+        ("{", [], "unable to configure the daemon with file"),
+        ('{"userns-remap": "x"}', [], '"userns-remap" in .* is not supported'),
+        ("{}", ["--nosuch"], "unknown flag: --nosuch"),
+        ("{}", ["--mtu"], "flag needs an argument: --mtu"),
+        ("{}", ["--containerd=/x"], "--containerd is not supported: sampan needs no containerd"),
+        ("{}", ["--log-level", "x"], 'invalid logging level: "x"'),
+    ],
+)
+def test_refusals(tmp_path: Path, content: str, flags: list[str], message: str) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(content)
+    with pytest.raises(errors.SampanError, match=message):
+        settings.load(["--config-file", str(file), *flags])
+
+
+def test_a_root_has_one_owner(tmp_path: Path) -> None:
+    held = lock.RootLock(tmp_path)
+    with pytest.raises(errors.SystemFailure, match=r"in use by another daemon \(pid \d+\)"):
+        lock.RootLock(tmp_path)
+    held.close()
+    lock.RootLock(tmp_path).close()

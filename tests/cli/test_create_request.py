@@ -1,7 +1,5 @@
 """What ``run``'s flags become: the same request as docker's own client sends, field by field."""
 
-# ruff: noqa: E501 - command lines stay whole
-
 from __future__ import annotations
 
 import json

@@ -130,10 +130,8 @@ def _sweep(containers: Containers) -> None:
 async def autostart(containers: Containers) -> None:
     """Start what the restart policies ask for; remove what ``--rm`` left behind."""
     for container in list(containers):
-        if (
-            container.running
-            or (container.state.status == "restarting"
-            and containers.live(container).restarter)
+        if container.running or (
+            container.state.status == "restarting" and containers.live(container).restarter
         ):
             continue
         try:

@@ -37,9 +37,14 @@ class View:
         self._thread = threading.Thread(target=self._run, name="root view", daemon=True)
         self._thread.start()
         self._ready.wait()
-        if self._problem is not None:
+        problem = self._outcome()
+        if problem is not None:
             self._thread.join()
-            raise self._problem
+            raise problem
+
+    def _outcome(self) -> BaseException | None:
+        """What the thread ran into (it writes the attribute behind the type checker's back)."""
+        return self._problem
 
     def _run(self) -> None:
         try:

@@ -97,7 +97,11 @@ class Cgroup:
         group = cls(parent, name)
         try:
             for kind, directory in group.directories.items():
-                group._make(kind, directory)
+                try:
+                    group._make(kind, directory)
+                except FileNotFoundError:
+                    # Another engine has just removed the common parent.
+                    group._make(kind, directory)
             group.set(resources)
         except OSError as problem:
             group.destroy()
@@ -220,6 +224,13 @@ class Cgroup:
         from sampan.engine.containers import cgroupstats
 
         return cgroupstats.v2(self.directories["unified"]) if is_v2() else cgroupstats.v1(self.directories)
+
+
+def remove_parent(path: str) -> None:
+    """Remove the group in which containers were made, where it is empty."""
+    for root in set(hierarchies().values()):
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{root}/{path.strip('/')}")
 
 
 def _remove(directory: Path) -> bool:

@@ -21,6 +21,7 @@ from sampan.runtime import capabilities, devices, seccomp
 from sampan.runtime.config import HostConfig
 
 Plan = dict[str, Any]
+DEFAULT_PARENT = "sampan"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RUNC = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "

@@ -10,10 +10,12 @@ import time
 
 from sampan import errors
 from sampan.engine.containers import (
+    cgroups,
     create,
     health,
     initlayer,
     launching,
+    launchspec,
     lifecycle,
     remove,
     restart,
@@ -165,3 +167,4 @@ async def shut_down(containers: Containers, *, live_restore: bool, timeout: int)
         ]
         await asyncio.gather(*stops, return_exceptions=True)
     await containers.close()
+    cgroups.remove_parent(containers.config.cgroup_parent or launchspec.DEFAULT_PARENT)

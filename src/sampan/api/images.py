@@ -8,7 +8,7 @@ from sampan import errors
 from sampan.api import streams
 from sampan.api.http import Answer, Request, Response, Route, StreamResponse, json_response
 from sampan.api.query import filter_bool
-from sampan.engine import images
+from sampan.engine import images, registries
 from sampan.images.reference import Reference, from_parts
 from sampan.storage.tar import ArchiveError
 
@@ -142,14 +142,13 @@ async def save(engine: Engine, request: Request) -> StreamResponse:
 
 
 async def create(engine: Engine, request: Request) -> Answer:
-    """POST /images/create: import from the body; pulling isn't wired to the registry client yet."""
+    """POST /images/create: pull from a registry, or import from the body."""
     query = request.query
     if query.get("fromImage"):
-        from_parts(query.get("fromImage"), query.get("tag"))
-        raise errors.Unsupported(
-            "pulling from registries is not supported yet",
-            hint="Bring the image with 'docker load' or 'docker import'.",
-        )
+        wanted = from_parts(query.get("fromImage"), query.get("tag")).with_default_tag()
+        if query.get("platform"):
+            raise errors.Unsupported("pulling for another platform is not supported yet")
+        return await streams.progress(registries.pull(engine, wanted, request.headers.get("x-registry-auth")))
     if query.get("fromSrc") != "-":
         raise errors.Unsupported(
             "importing from a URL is not supported", hint="Pipe it: curl URL | docker import -"
@@ -165,8 +164,9 @@ async def create(engine: Engine, request: Request) -> Answer:
 
 async def push(engine: Engine, request: Request) -> Answer:
     """POST /images/{name}/push."""
-    engine.images.get(request.params["name"])
-    raise errors.Unsupported("pushing to registries is not supported yet", hint="Use 'docker save'.")
+    wanted = from_parts(request.params["name"], request.query.get("tag")).with_default_tag()
+    objects = registries.push(engine, wanted, request.headers.get("x-registry-auth"))
+    return await streams.progress(objects, begun=True)
 
 
 async def search(engine: Engine, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""``/containers``: making, listing, inspecting and steering containers. Streams are in container_streams.py."""
+"""``/containers``: making, listing, inspecting, steering; streams are in container_streams.py."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def unpause(engine: Engine, request: Request) -> Response:
 
 
 async def wait(engine: Engine, request: Request) -> StreamResponse:
-    """POST /containers/{id}/wait: the head at once (``docker run`` waits for it), the code when it is known."""
+    """POST /containers/{id}/wait: the head at once (``docker run`` waits for it), the code later."""
     condition = waits.parse_condition(request.query.get("condition") if request.version >= (1, 30) else "")
     container = engine.containers.get(request.params["id"])
     future = waits.begin(engine.containers, container, condition)

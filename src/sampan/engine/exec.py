@@ -233,7 +233,7 @@ class Execs:
     async def run_probe(
         self, container: Container, words: list[str], collect: Callable[[int, bytes], None], timeout: float
     ) -> int:
-        """Run a health check to its end: its exit code. TimeoutError after ``timeout`` s, having killed it."""
+        """Run a health check to its end: its exit code. TimeoutError after ``timeout`` s: killed."""
         config = ExecConfig(cmd=words, attach_stdout=True, attach_stderr=True)
         exec_ = self.create(container.id, config)
         client = Collector(collect)

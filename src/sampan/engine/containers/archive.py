@@ -1,4 +1,4 @@
-"""``docker cp``: looking at, reading and writing paths inside a container's root, links resolved inside it."""
+"""``docker cp``: looking at, reading and writing paths in a container's root, links resolved inside it."""
 
 from __future__ import annotations
 

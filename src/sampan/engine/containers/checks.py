@@ -1,4 +1,4 @@
-"""What ``docker create`` and ``update`` refuse, in Docker's words; pure, but for the machine's own figures."""
+"""What ``docker create`` and ``update`` refuse, in Docker's words; pure, but for the machine's figures."""
 
 from __future__ import annotations
 

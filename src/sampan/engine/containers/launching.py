@@ -82,7 +82,8 @@ def _check_bind(point: MountPoint) -> None:
         os.makedirs(point.source, mode=0o755, exist_ok=True)
     except OSError as problem:
         raise errors.SystemFailure(
-            f"error while creating mount source path '{point.source}': mkdir {point.source}: {problem.strerror}"
+            f"error while creating mount source path '{point.source}': "
+            f"mkdir {point.source}: {problem.strerror}"
         ) from problem
 
 

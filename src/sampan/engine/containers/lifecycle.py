@@ -44,7 +44,7 @@ def check_startable(container: Container, live: Live) -> None:
 
 
 async def run(containers: Containers, container: Container, live: Live) -> None:
-    """Launch under the caller's lock; on failure the container stays as it was, with the error in its state."""
+    """Launch under the caller's lock; on failure the container stays as it was, the error in its state."""
     state = container.state
     state.starting, state.error = True, ""
     containers.registry.save(container)
@@ -261,7 +261,7 @@ def stop_timeout(container: Container, asked: int | None) -> int:
 async def stop(
     containers: Containers, reference: str, *, timeout: int | None = None, signal: str = ""
 ) -> None:
-    """Stop a container: its signal, ``timeout`` seconds of grace, then KILL. NotModified when it is stopped."""
+    """Stop a container: its signal, ``timeout`` s of grace, then KILL. NotModified when it is stopped."""
     container = containers.get(reference)
     live = containers.live(container)
     if container.state.status == "restarting":

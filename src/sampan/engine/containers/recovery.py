@@ -1,4 +1,4 @@
-"""After a start of the engine: take over what runs on, record what ended meanwhile, remove what was half-made."""
+"""When the engine starts: take over what runs on, record what ended, remove what was half-made."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
 
 
 def _exit_of(containers: Containers, container: Container) -> Exit:
-    """What the monitor recorded; without a record it was killed with its container, or the machine went down."""
+    """What the monitor recorded; without a record it was killed, or the machine went down."""
     found = Exit.load(containers.state_dir(container.id))
     if found is not None and found.finished_ns >= container.state.started_ns:
         return found

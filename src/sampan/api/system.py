@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from sampan import errors
 from sampan.api.http import Request, Response, Route, json_response
-from sampan.engine import system
+from sampan.engine import diskusage, system
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -42,7 +43,20 @@ async def info(engine: Engine, request: Request) -> Response:
     return json_response(await asyncio.to_thread(system.info_document, engine, request.version))
 
 
+_DF_TYPES = ("container", "image", "volume", "build-cache")
+
+
+async def disk_usage(engine: Engine, request: Request) -> Response:
+    """GET /system/df."""
+    types = request.query.list("type") or list(_DF_TYPES)
+    for kind in types:
+        if kind not in _DF_TYPES:
+            raise errors.InvalidParameter(f"unknown object type: {kind}")
+    return json_response(await diskusage.document(engine, types, request.version))
+
+
 ROUTES = [
+    Route("GET", "/system/df", disk_usage),
     Route("GET", "/_ping", ping),
     Route("HEAD", "/_ping", ping_head),
     Route("GET", "/version", version),

@@ -157,11 +157,10 @@ def _tmpfs(target: str, options: str) -> list[Any]:
 def _point(containers: Containers, point: MountPoint) -> list[Any]:
     if point.type == "tmpfs":
         return _tmpfs(point.destination, point.tmpfs_options)
+    if point.type == "image":
+        return _image(containers, point)
     flags = 0 if point.rw else mounts.MS_RDONLY
     source = point.source
-    if point.type == "image":
-        source = str(_image_directory(containers, point))
-        flags |= mounts.MS_RDONLY if not point.rw else 0
     if point.subpath:
         source = str(_inside(Path(source), point.subpath))
     kind = point.propagation.removeprefix("r") or "private"
@@ -171,14 +170,19 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
     return entry
 
 
-def _image_directory(containers: Containers, point: MountPoint) -> Path:
+def _image(containers: Containers, point: MountPoint) -> list[Any]:
+    """An image mounted read-only: its one layer as a bind, several as an overlay of their own."""
     lowers = containers.layers.lowers(point.image_layers[-1] if point.image_layers else None)
-    if len(lowers) != 1:
+    if len(lowers) == 1:
+        source = _inside(lowers[0], point.subpath) if point.subpath else lowers[0]
+        return _bind(str(source), point.destination, mounts.MS_RDONLY)
+    if point.subpath:
         raise errors.Unsupported(
-            f"image mount at {point.destination}: the image has {len(lowers)} layers",
-            hint="Images of one layer can be mounted so far.",
+            f"image mount at {point.destination}: subpath of an image of {len(lowers)} layers",
+            hint="Leave out the subpath, or mount an image of one layer.",
         )
-    return lowers[0]
+    data = "lowerdir=" + ":".join(str(path) for path in lowers)
+    return ["fs", "overlay", "overlay", point.destination, mounts.MS_RDONLY, data]
 
 
 def _inside(root: Path, subpath: str) -> Path:

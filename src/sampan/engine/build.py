@@ -31,6 +31,7 @@ from sampan.build.plan import Plan, make_plan
 from sampan.build.progress import Event
 from sampan.engine.buildworker import CacheMounts, EngineWorker, Pull, Run
 from sampan.engine.config import EngineConfig
+from sampan.engine.containers.timestamps import rfc3339
 from sampan.engine.contextfeed import read_in_thread
 from sampan.engine.events import EventBus
 from sampan.images.reference import Reference
@@ -318,8 +319,8 @@ class Builder:
                 "InUse": False,
                 "Shared": row.chain in in_use,
                 "Size": row.size,
-                "CreatedAt": row.made,
-                "LastUsedAt": row.used,
+                "CreatedAt": rfc3339(int(row.made * 1e9)),
+                "LastUsedAt": rfc3339(int(row.used * 1e9)),
                 "UsageCount": row.uses,
             }
             for row in self.cache.rows()

@@ -94,14 +94,21 @@ class Connection:
         for piece in body:
             if piece:
                 self.stream.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-            if self._answered():
+            if self._refused():
                 self.reusable = False
                 return
         self.stream.sendall(b"0\r\n\r\n")
 
-    def _answered(self) -> bool:
-        """An answer that comes before the body's end is a refusal; sending on would only be reset."""
-        return bool(self.stream.pending() or select.select([self.stream.fileno()], [], [], 0)[0])
+    def _refused(self) -> bool:
+        """Whether the engine has said no before the body's end; sending on would only be reset.
+
+        An early success is no refusal: progress comes while the archive still goes out. It is kept for the
+        reader, so that neither side waits for the other.
+        """
+        while self.stream.pending() or select.select([self.stream.fileno()], [], [], 0)[0]:
+            if not self.fill():
+                return True
+        return bool(self.buffer) and not _may_succeed(self.buffer)
 
     def fill(self) -> bool:
         """Read more into the buffer; False at the end of the connection."""
@@ -130,6 +137,11 @@ class Connection:
         """Close the connection; safe to call twice."""
         self.reusable = False
         self.stream.close()
+
+
+def _may_succeed(buffer: bytes) -> bool:
+    """Whether an answer's first bytes are those of a status 1xx or 2xx, or too few to tell."""
+    return len(buffer) < 10 or buffer[9:10] in b"12"
 
 
 def _cut_off(buffer: bytes) -> ClientError:

@@ -169,3 +169,19 @@ def clean(engine: Engine) -> Iterator[Engine]:
     left = set(engine.sampan("ps", "-aq", "--no-trunc").stdout.decode().split()) - before
     if left:
         engine.sampan("rm", "-f", "-v", *left)
+
+
+def _stock_major() -> int:
+    if STOCK is None:
+        return 0
+    words = subprocess.run([STOCK, "--version"], capture_output=True, text=True).stdout.split()
+    return int(words[2].split(".")[0]) if len(words) > 2 else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Wording is compared with a current docker CLI; Debian's 20.10 words its errors otherwise."""
+    if _stock_major() >= 28:
+        return
+    for item in items:
+        if item.path.name in ("test_same_as_docker.py", "test_create_request.py"):
+            item.add_marker(pytest.mark.skip(reason="compares with docker CLI 28 or newer"))

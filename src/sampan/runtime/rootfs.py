@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from sampan.kernel import mounts, paths, pty
+from sampan.kernel import mounts, namespaces, paths, pty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def open_console(root: int) -> tuple[int, int]:
 
 
 def _is_shared(entry: list[Any]) -> bool:
-    return entry[0] != "fs" and bool(entry[5] & mounts.MS_SHARED)
+    return entry[0] not in ("fs", "from") and bool(entry[5] & mounts.MS_SHARED)
 
 
 def _take_shared(plan: Plan, at: At) -> dict[int, int]:
@@ -129,6 +129,11 @@ def _mount(root: int, entry: list[Any], tree: int, at: At) -> None:
         at("mount", (source, target))
         _mount_fs(root, fstype, source, target, flags, data)
         return
+    if entry[0] == "from":
+        _, donor, source, target = entry
+        at("mount", (source, target))
+        _attach(_tree_of(donor, source), paths.make_directories(root, target))
+        return
     at("mount", (entry[1], entry[2]))
     _, source, target, flags, recursive, propagation, make = entry[:7]
     if tree < 0:
@@ -162,6 +167,22 @@ def _set_up_tree(tree: int, flags: int, propagation: int, *, recursive: bool) ->
         mounts.set_attributes(tree, add=add, remove=remove, recursive=bool(flags & mounts.MS_REC))
     kind = propagation & mounts.PROPAGATION or mounts.MS_PRIVATE
     mounts.set_attributes(tree, propagation=kind, recursive=bool(propagation & mounts.MS_REC) or recursive)
+
+
+def _tree_of(donor: str, source: str) -> int:
+    """A copy of the mount at ``source`` in another mount namespace: only from inside can it be taken."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    there = os.open(donor, flags)
+    here = os.open("/proc/self/ns/mnt", flags)
+    try:
+        namespaces.setns(there, namespaces.CLONE_NEWNS)
+        try:
+            return mounts.open_tree(-1, source, mounts.OPEN_TREE_CLONE)
+        finally:
+            namespaces.setns(here, namespaces.CLONE_NEWNS)
+    finally:
+        os.close(there)
+        os.close(here)
 
 
 def _attach(tree: int, place: int) -> None:

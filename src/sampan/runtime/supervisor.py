@@ -13,7 +13,7 @@ A launch plan is a dict of plain values (marshal), carried out by :mod:`sampan.r
 ``propagation`` of "/" as MS_* flags
 ``mounts`` in order, targets resolved inside the root: ["fs", type, source, target, MS_* flags, options] or
 ["bind", source, target, MS_* flags (MS_REC: of the whole tree), recursive, propagation, "file"|"dir"|"" what
-to make when the target is missing]
+to make when the target is missing] or ["from", mount namespace's file, source there, target]
 ``devices`` [[path, "c"|"b"|"p", major, minor, mode, uid, gid], …]; ``symlinks`` [[target, link], …];
 ``masked``, ``readonly_paths``: paths, missing ones are skipped
 ``hostname``, ``domainname``, ``sysctl`` {name: value}, ``rlimits`` [[number, soft, hard], …],

@@ -79,7 +79,8 @@ def system_mounts(host: HostConfig, cgroup_path: str) -> list[list[Any]]:
         *_cgroup_mounts(cgroup_path, sys_flags),
     ]
     if host.ipc_mode == "host":
-        found.append(_bind("/dev/mqueue", "/dev/mqueue", 0))
+        # A new mount in the host's namespace shows the host's queues, mounted there or not.
+        found.append(["fs", "mqueue", "mqueue", "/dev/mqueue", _HARDENED, ""])
         found.append(_bind("/dev/shm", "/dev/shm", 0))
     elif host.ipc_mode != "none" and not host.ipc_mode.startswith("container:"):
         found.append(["fs", "mqueue", "mqueue", "/dev/mqueue", _HARDENED, ""])
@@ -140,7 +141,7 @@ def user_mounts(containers: Containers, container: Container) -> list[list[Any]]
         found.append((os.path.normpath(target), _tmpfs(os.path.normpath(target), options)))
     if container.host.ipc_mode.startswith("container:"):
         donor = containers.get(container.host.ipc_mode.removeprefix("container:"))
-        found.append(("/dev/shm", _bind(f"/proc/{donor.state.pid}/root/dev/shm", "/dev/shm", 0)))
+        found.append(("/dev/shm", ["from", f"/proc/{donor.state.pid}/ns/mnt", "/dev/shm", "/dev/shm"]))
     return [entry for _, entry in sorted(found, key=lambda item: item[0].count("/"))]
 
 

@@ -1,0 +1,37 @@
+"""Namespaces shared with another container or the host, seen from inside."""
+
+import os
+from typing import Any
+
+
+def test_ipc_of_another_container(sampand: Any, busybox: str) -> None:
+    make = "echo kept > /dev/shm/f; sleep 600"
+    sampand.docker("run", "-d", "--name", "ipc-donor", "--ipc", "shareable", busybox, "sh", "-c", make)
+    try:
+        inside = ("readlink /proc/self/ns/ipc; cat /dev/shm/f; echo back > /dev/shm/g",)
+        seen = sampand.docker("run", "--rm", "--ipc", "container:ipc-donor", busybox, "sh", "-c", *inside)
+        donor = sampand.docker("exec", "ipc-donor", "sh", "-c", "readlink /proc/self/ns/ipc; cat /dev/shm/g")
+        assert seen.stdout.splitlines()[1] == "kept"
+        assert donor.stdout.splitlines() == [seen.stdout.splitlines()[0], "back"]
+    finally:
+        sampand.docker("rm", "-f", "ipc-donor")
+
+
+def test_ipc_of_the_host(sampand: Any, busybox: str) -> None:
+    look = "readlink /proc/self/ns/ipc; grep -c ' /dev/mqueue mqueue ' /proc/mounts; stat -c %d /dev/shm"
+    seen = sampand.docker("run", "--rm", "--ipc", "host", busybox, "sh", "-c", look).stdout.split()
+    assert seen == [os.readlink("/proc/self/ns/ipc"), "1", str(os.stat("/dev/shm").st_dev)]
+
+
+def test_ipc_none_has_no_shared_memory(sampand: Any, busybox: str) -> None:
+    done = sampand.docker("run", "--rm", "--ipc", "none", busybox, "ls", "/dev/shm", check=False)
+    assert "No such file" in done.stderr
+
+
+def test_pid_of_another_container(sampand: Any, busybox: str) -> None:
+    sampand.docker("run", "-d", "--name", "pid-donor", busybox, "sleep", "611")
+    try:
+        seen = sampand.docker("run", "--rm", "--pid", "container:pid-donor", busybox, "ps", "-o", "pid,args")
+        assert "1 sleep 611" in [" ".join(line.split()) for line in seen.stdout.splitlines()]
+    finally:
+        sampand.docker("rm", "-f", "pid-donor")

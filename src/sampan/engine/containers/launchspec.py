@@ -243,9 +243,21 @@ def rights(containers: Containers, host: HostConfig, *, privileged: bool) -> Pla
     return {
         "caps": {"bounding": bits, "effective": bits, "permitted": bits, "inheritable": 0, "ambient": 0},
         "no_new_privs": options["no_new_privileges"],
-        "seccomp": None if privileged else _filter(options["seccomp"], names),
-        "apparmor": None,
+        # A privileged container has a filter only if one was asked for by name.
+        "seccomp": None if privileged and not options["own_seccomp"] else _filter(options["seccomp"], names),
+        "apparmor": _apparmor(options["apparmor"]),
     }
+
+
+def _apparmor(profile: str) -> str | None:
+    """The profile to enter, where the machine has AppArmor; elsewhere the option means nothing, as in Docker."""
+    if profile in ("", "unconfined"):
+        return None
+    try:
+        enabled = Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
+    except OSError:
+        enabled = False
+    return profile if enabled else None
 
 
 def security_options(containers: Containers, host: HostConfig) -> dict[str, Any]:
@@ -253,6 +265,8 @@ def security_options(containers: Containers, host: HostConfig) -> dict[str, Any]
     found: dict[str, Any] = {
         "no_new_privileges": containers.config.no_new_privileges,
         "seccomp": containers.config.seccomp_profile,
+        "own_seccomp": False,
+        "apparmor": "",
     }
     for text in host.security_opt or ():
         key, mark, value = (
@@ -261,8 +275,10 @@ def security_options(containers: Containers, host: HostConfig) -> dict[str, Any]
         if key == "no-new-privileges":
             found["no_new_privileges"] = value.lower() not in ("false", "0") if mark else True
         elif key == "seccomp":
-            found["seccomp"] = value
-        elif key not in ("label", "apparmor", "systempaths", "writable-cgroups", "disable"):
+            found["seccomp"], found["own_seccomp"] = value, True
+        elif key == "apparmor":
+            found["apparmor"] = value
+        elif key not in ("label", "systempaths", "writable-cgroups", "disable"):
             raise errors.SystemFailure(f'invalid --security-opt 2: "{text}"')
     return found
 

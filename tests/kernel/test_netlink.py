@@ -17,7 +17,8 @@ from pyroute2 import IPRoute
 from sampan.kernel import conntrack
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink, NetlinkError, attribute, attributes, nest, number, text
-from sampan.kernel.nftevents import Monitor
+from sampan.kernel.nft import Nft
+from sampan.kernel.nftevents import Monitor, own_pid
 from tests.network.lab import ASK, ECHO, Box, own_namespace
 
 
@@ -135,11 +136,10 @@ def test_texts_and_numbers() -> None:
 def test_monitor_tells_of_others_only(route: Netlink) -> None:
     with Monitor() as monitor:
         subprocess.run(["nft", "add table ip smpf_other"], check=True)
-        assert monitor.others_changed({os.getpid()})
-        assert not monitor.others_changed({os.getpid()}), "told once"
-        child = subprocess.Popen(["nft", "delete table ip smpf_other"])
-        child.wait()
-        assert not monitor.others_changed({child.pid})
+        assert monitor.others_changed({own_pid()})
+        assert not monitor.others_changed({own_pid()}), "told once"
+        Nft().run("delete table ip smpf_other")
+        assert not monitor.others_changed({own_pid()})
 
 
 def test_conntrack_forgets_what_is_asked(route: Netlink) -> None:

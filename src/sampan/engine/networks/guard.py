@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
 from sampan.engine.networks.records import Sandbox
 from sampan.kernel.nft import NftError
-from sampan.kernel.nftevents import Monitor
+from sampan.kernel.nftevents import Monitor, own_pid
 from sampan.network import egress, foreign
 from sampan.network.firewall import FAMILY
 
@@ -29,6 +28,7 @@ class Guard:
         self._networks = networks
         self._monitor: Monitor | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._own = 0
         self._ways = foreign.Ways()
         self._laid = True  # perhaps by an engine before us
 
@@ -38,6 +38,7 @@ class Guard:
         """Look at the host's rules once and from now on at every change."""
         self.look()
         with contextlib.suppress(OSError):
+            self._own = own_pid()
             self._monitor = Monitor()
             asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._changed)
 
@@ -52,7 +53,8 @@ class Guard:
 
     def _changed(self) -> None:
         assert self._monitor is not None
-        ours = {os.getpid(), self._networks.switchboard.pid}
+        # In a PID namespace the switchboard's number is another one here: its pins then cost a look, no more.
+        ours = {self._own, self._networks.switchboard.pid}
         if self._monitor.others_changed(ours) and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.api import streams
+from sampan.api import platforms, streams
 from sampan.api.http import Answer, Request, Response, Route, StreamResponse, json_response
 from sampan.api.query import filter_bool
+from sampan.build.options import parse_platform
 from sampan.engine import images, registries
 from sampan.images.reference import Reference, from_parts
 from sampan.storage.tar import ArchiveError
@@ -71,6 +72,7 @@ async def inspect(engine: Engine, request: Request) -> Response:
 
 async def history(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/history."""
+    platforms.require(engine, request.params["name"], request)
     image = engine.images.get(request.params["name"])
     steps = engine.images.history_steps(image)
     return json_response(
@@ -119,7 +121,11 @@ async def prune(engine: Engine, request: Request) -> Response:
 async def load(engine: Engine, request: Request) -> StreamResponse:
     """POST /images/load: 200 in any case, failures are the stream's last line."""
     quiet = request.query.bool("quiet", True)
-    return await streams.progress(_words(images.load(engine, request.body, quiet=quiet)), begun=True)
+    wanted = platforms.asked(request)
+    if len(wanted) > 1:
+        raise errors.Unsupported("load takes one platform: an image here is of one")
+    objects = images.load(engine, request.body, quiet=quiet, platform=wanted[0] if wanted else None)
+    return await streams.progress(_words(objects), begun=True)
 
 
 async def _words(objects: Any) -> Any:
@@ -133,22 +139,28 @@ async def _words(objects: Any) -> Any:
 
 async def save_one(engine: Engine, request: Request) -> StreamResponse:
     """GET /images/{name}/get."""
+    platforms.require(engine, request.params["name"], request)
     return StreamResponse(images.save(engine, [request.params["name"]]), _TAR)
 
 
 async def save(engine: Engine, request: Request) -> StreamResponse:
     """GET /images/get?names=…."""
-    return StreamResponse(images.save(engine, request.query.list("names")), _TAR)
+    names = request.query.list("names")
+    for name in names:
+        platforms.require(engine, name, request)
+    return StreamResponse(images.save(engine, names), _TAR)
 
 
 async def create(engine: Engine, request: Request) -> Answer:
     """POST /images/create: pull from a registry, or import from the body."""
     query = request.query
     if query.get("fromImage"):
-        wanted = from_parts(query.get("fromImage"), query.get("tag")).with_default_tag()
-        if query.get("platform"):
-            raise errors.Unsupported("pulling for another platform is not supported yet")
-        return await streams.progress(registries.pull(engine, wanted, request.headers.get("x-registry-auth")))
+        wanted = from_parts(query.get("fromImage"), query.get("tag"))
+        if not wanted.tag and not wanted.digest:
+            raise errors.Unsupported("pulling all tags is not supported", hint="Name the tag to pull.")
+        platform = parse_platform(query.get("platform")) if query.get("platform") else None
+        login = registries.decode_auth(request.headers.get("x-registry-auth"))
+        return await streams.progress(registries.pull(engine, wanted, login, platform))
     if query.get("fromSrc") != "-":
         raise errors.Unsupported(
             "importing from a URL is not supported", hint="Pipe it: curl URL | docker import -"
@@ -164,8 +176,12 @@ async def create(engine: Engine, request: Request) -> Answer:
 
 async def push(engine: Engine, request: Request) -> Answer:
     """POST /images/{name}/push."""
-    wanted = from_parts(request.params["name"], request.query.get("tag")).with_default_tag()
-    objects = registries.push(engine, wanted, request.headers.get("x-registry-auth"))
+    wanted = from_parts(request.params["name"], request.query.get("tag"))
+    login = registries.decode_auth(request.headers.get("x-registry-auth"))
+    references = registries.to_push(engine, wanted)
+    for reference in references:
+        platforms.require(engine, reference.familiar, request)
+    objects = registries.push(engine, references, login)
     return await streams.progress(objects, begun=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import posixpath
 import re
 from collections.abc import Iterable
@@ -42,7 +41,6 @@ MODULES = (
     "events",
     "images",
     "auth",
-    "distribution",
     "plugins",
     "swarm",
     "session",
@@ -59,8 +57,7 @@ def all_routes() -> list[Route]:
     """Every route of the API, joined from the resource modules (imported only now: start-up is light)."""
     found: list[Route] = []
     for name in MODULES:
-        if importlib.util.find_spec(f"sampan.api.{name}") is not None:
-            found += importlib.import_module(f"sampan.api.{name}").ROUTES
+        found += importlib.import_module(f"sampan.api.{name}").ROUTES
     return found
 
 

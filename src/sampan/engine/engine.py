@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from sampan.build.worker import BuildMount, Output, RunRequest
-from sampan.engine import steps
+from sampan.engine import registries, steps
 from sampan.engine.build import Builder
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import launchspec, recovery
@@ -72,6 +73,7 @@ class Engine:
             leases=self.leases,
             events=self.events,
             run=self._run_build_step,
+            pull=partial(registries.pull_base, self),
         )
         self._restart: asyncio.Task[None] | None = None
 

@@ -12,6 +12,7 @@ from sampan.build.changes import apply_change
 from sampan.engine import threads
 from sampan.engine.containers.timestamps import parse_filter_time
 from sampan.images import archive, transfer
+from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image
 
@@ -175,12 +176,15 @@ async def prune(engine: Engine, filters: Filters, *, dangling: bool) -> tuple[li
     return answers, freed
 
 
-async def load(engine: Engine, body: AsyncIterator[bytes], *, quiet: bool) -> AsyncIterator[dict[str, Any]]:
+async def load(
+    engine: Engine, body: AsyncIterator[bytes], *, quiet: bool, platform: Platform | None = None
+) -> AsyncIterator[dict[str, Any]]:
     """``docker load``: progress objects."""
     reader = threads.Reader(body)
 
     def work(report: threads.Report) -> list[archive.Loaded]:
-        return archive.load(engine.images, reader.read, report, quiet=quiet)
+        with engine.leases.working():  # a collection meanwhile leaves alone what has no tag yet
+            return archive.load(engine.images, reader.read, report, quiet=quiet, platform=platform)
 
     def done(loaded: list[archive.Loaded]) -> None:
         for item in loaded:
@@ -209,8 +213,13 @@ async def import_image(
     """``docker import`` of a root file system: one object, the new image's id."""
     reader = threads.Reader(body)
     options = transfer.ImportOptions(name=name, message=message, changes=changes, apply=_apply)
+
+    def work() -> Image:
+        with engine.leases.working():
+            return transfer.import_tar(engine.images, reader.read, options)
+
     try:
-        image = await asyncio.to_thread(transfer.import_tar, engine.images, reader.read, options)
+        image = await asyncio.to_thread(work)
     finally:
         reader.cancel()
     engine.events.publish("image", "import", image.id, {"name": image.id})

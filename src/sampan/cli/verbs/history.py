@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import table, units
+from sampan.cli import platforms, table, units
 from sampan.cli.command import CLI, Command
 from sampan.cli.verbs.ps import FORMAT_HELP, shortened
 from sampan.client.engine import path_of
@@ -66,7 +66,8 @@ DEFAULT = ("ID", "CreatedSince", "CreatedBy", "Size", "Comment")
 
 def history(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Newest first."""
-    found = cli.client.call("GET", path_of("images", arguments[0]) + "/history")
+    query = platforms.query([options.text("platform")])
+    found = cli.client.call("GET", path_of("images", arguments[0]) + "/history", query)
     rows = [Layer(item, full=options.flag("no-trunc")) for item in found]
     for row in rows:
         row.human = options.flag("human")

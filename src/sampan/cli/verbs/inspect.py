@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.cli import platforms
 from sampan.cli.command import CLI, MANY, Command
 from sampan.cli.errors import CLIError, text_of
 from sampan.cli.template import Template, TemplateError
@@ -24,7 +25,7 @@ def _getters(cli: CLI, options: Options) -> dict[str, Getter]:
     """How each kind of object is asked for, in the order in which a bare name is tried."""
     size = {"size": "size" in options and options.flag("size")}
     platform = options.text("platform") if "platform" in options else ""
-    of_image = {"platform": _platform(platform)} if platform else {}
+    of_image = platforms.query([platform])
     call = cli.client.call
     return {
         "container": lambda name: call("GET", path_of("containers", name.strip("/")) + "/json", size),
@@ -36,13 +37,6 @@ def _getters(cli: CLI, options: Options) -> dict[str, Getter]:
 
 
 KINDS = ("config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume")
-
-
-def _platform(text: str) -> str:
-    system, _, rest = text.partition("/")
-    machine, _, variant = rest.partition("/")
-    found = {"os": system, "architecture": machine}
-    return jsontext.dumps({**found, "variant": variant} if variant else found)
 
 
 def inspect_any(cli: CLI, options: Options, arguments: list[str]) -> int:

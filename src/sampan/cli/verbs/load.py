@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import progress, terminal
+from sampan.cli import platforms, progress, terminal
 from sampan.cli.archives import reading
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError
@@ -22,7 +22,7 @@ def load(cli: CLI, options: Options, arguments: list[str]) -> int:
         stream = cli.client.stream(
             "POST",
             "/images/load",
-            {"quiet": quiet},
+            {"quiet": quiet, **platforms.query(options.all("platform"))},
             body=pieces,
             headers={"Content-Type": "application/x-tar"},
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import names, progress
+from sampan.cli import names, platforms, progress
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError
 from sampan.client import credentials
@@ -24,7 +24,10 @@ def push(cli: CLI, options: Options, arguments: list[str]) -> int:
         cli.print(f"Using default tag: {tag}")
     headers = credentials.headers(cli.config, name.domain) or {"X-Registry-Auth": credentials.encode({})}
     stream = cli.client.stream(
-        "POST", path_of("images", name.repository) + "/push", {"tag": tag or None}, headers=headers
+        "POST",
+        path_of("images", name.repository) + "/push",
+        {"tag": tag or None, **platforms.query([options.text("platform")])},
+        headers=headers,
     )
     if not quiet:
         progress.show(stream, 1)

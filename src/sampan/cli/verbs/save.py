@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import archives
+from sampan.cli import archives, platforms
 from sampan.cli.command import CLI, MANY, Command
 from sampan.client.engine import path_of
 
@@ -15,10 +15,11 @@ def save(cli: CLI, options: Options, arguments: list[str]) -> int:
     """To ``-o FILE`` or stdout."""
     path = options.text("output")
     archives.check_output(path)
+    query = platforms.query(options.all("platform"))
     if len(arguments) == 1:
-        response = cli.client.open("GET", path_of("images", arguments[0]) + "/get")
+        response = cli.client.open("GET", path_of("images", arguments[0]) + "/get", query)
     else:
-        response = cli.client.open("GET", "/images/get", {"names": arguments})
+        response = cli.client.open("GET", "/images/get", {"names": arguments, **query})
     archives.write(cli.client, response, path)
     return 0
 

@@ -53,9 +53,14 @@ def plan(containers: Containers, container: Container, cgroup_path: str) -> dict
         "devices": device_nodes(host),
         "symlinks": _LINKS,
         "masked": list(host.masked_paths or ()),
-        "readonly_paths": list(host.readonly_paths or ()),
+        "readonly_paths": [*(host.readonly_paths or ()), *_readonly_cgroup_root(host)],
         "propagation": _root_propagation(container),
     }
+
+
+def _readonly_cgroup_root(host: HostConfig) -> list[str]:
+    """v1: the directory of the hierarchies is a tmpfs, made read-only once they are mounted in it."""
+    return [] if host.privileged or cgroups.is_v2() else ["/sys/fs/cgroup"]
 
 
 def _root_propagation(container: Container) -> int:

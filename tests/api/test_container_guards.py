@@ -1,0 +1,40 @@
+"""What a default container can't do, and options that are refused instead of dropped."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.conftest import BIN, Daemon
+
+
+def test_the_control_groups_are_read_only(sampand: Daemon, busybox: str) -> None:
+    done = sampand.docker("run", "--rm", busybox, "touch", "/sys/fs/cgroup/x", check=False)
+    assert done.returncode == 1
+    assert "Read-only file system" in done.stderr
+    assert sampand.docker("run", "--rm", busybox, "ls", "/sys/fs/cgroup").stdout
+
+
+def test_storage_options_are_refused(sampand: Daemon, busybox: str) -> None:
+    body = {"Image": busybox, "Cmd": ["true"], "HostConfig": {"StorageOpt": {"size": "1G"}}}
+    status, _, answer = sampand.api("POST", "/containers/create?name=stored", body)
+    assert status == 501 and b"storage options (size) are not supported" in answer
+    assert sampand.api("GET", "/containers/stored/json")[0] == 404
+
+
+def test_an_image_is_of_one_platform(sampand: Daemon, busybox: str, tmp_path: Path) -> None:
+    architecture = sampand.docker("version", "--format", "{{.Server.Arch}}").stdout.strip()
+    other = "arm64" if architecture != "arm64" else "amd64"
+
+    def save(machine: str) -> subprocess.CompletedProcess[str]:
+        out = str(tmp_path / machine)
+        return sampand.docker(
+            "save", "--platform", f"linux/{machine}", "-o", out, busybox, check=False, cli=str(BIN / "sampan")
+        )
+
+    assert save(architecture).returncode == 0
+    refused = save(other)
+    assert (
+        refused.returncode == 1
+        and f"does not provide the specified platform (linux/{other})" in refused.stderr
+    )

@@ -411,7 +411,9 @@ def load(e: Engine) -> float:
         with contextlib.suppress(RuntimeError):
             if image not in e.docker("images", "-q", "busybox").decode():
                 e.docker("rmi", "-f", image)
-    e.docker("builder", "prune", "-af")  # a build cache would keep the layers, and the load have nothing to do
+    e.docker(
+        "builder", "prune", "-af"
+    )  # a build cache would keep the layers, and the load have nothing to do
     return timed(lambda: e.docker("load", "-q", "-i", str(archive)))
 
 

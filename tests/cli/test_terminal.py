@@ -13,8 +13,6 @@ import subprocess
 import termios
 import time
 
-import pytest
-
 from tests.cli.conftest import Engine, sampan_command
 
 
@@ -129,8 +127,6 @@ def test_signals_are_passed_on(clean: Engine) -> None:
 
 
 def test_stdin_is_passed_on_whole(clean: Engine) -> None:
-    if clean.name == "dockerd":
-        pytest.skip("dockerd 20.10 now and then loses the end; whether the client has a part in it is open")
     data = os.urandom(1 << 16) * 128  # 8 MiB
     done = clean.sampan(
         "run", "-i", "--rm", "--network", "none", "busybox:cli", "sh", "-c", "md5sum; sleep .2", input=data

@@ -84,7 +84,7 @@ class Session:
                 self._receive()
         elif self._catcher is not None and descriptor == self._catcher.fileno():
             self._signals()
-        else:
+        elif not self._unsent:  # of the same round of events
             self._read_stdin()
 
     def _signals(self) -> None:
@@ -129,17 +129,21 @@ class Session:
             return
         self._poll.modify(self._stream.fileno(), select.POLLIN | (select.POLLOUT if self._unsent else 0))
         if self._stdin and self._unsent:
-            self._poll.register(0, 0)
+            # Not merely without events: a pipe's hang-up is told all the same, and would be read too early.
+            self._forget_stdin()
         elif self._stdin:
             self._poll.register(0, select.POLLIN)
 
     def _end_stdin(self) -> None:
         self._stdin = False
+        self._forget_stdin()
+        self._close_write()
+
+    def _forget_stdin(self) -> None:
         try:  # noqa: SIM105 - contextlib costs start-up time
             self._poll.unregister(0)
         except (KeyError, ValueError, OSError):
             pass
-        self._close_write()
 
     def _close_write(self) -> None:
         try:  # noqa: SIM105

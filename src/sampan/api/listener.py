@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sampan.api.server import Application, Connection
 
@@ -24,10 +24,12 @@ class Server:
     async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept on a bound, listening socket; with ``tls`` every connection begins with its handshake."""
         loop = asyncio.get_running_loop()
+        factory: Callable[[], asyncio.Protocol]
+        factory = self._connection if tls is None else _guarded(tls, self._connection)
         if listening.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(self._connection, sock=listening, backlog=1024, ssl=tls)
+            server = await loop.create_unix_server(factory, sock=listening, backlog=1024)
         else:
-            server = await loop.create_server(self._connection, sock=listening, backlog=1024, ssl=tls)
+            server = await loop.create_server(factory, sock=listening, backlog=1024)
         self._servers.append(server)
 
     async def close(self, grace: float = 5.0) -> None:
@@ -39,6 +41,15 @@ class Server:
         while busy & self._connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.02)
         _abort(self._connections)
+
+
+def _guarded(
+    context: ssl.SSLContext, factory: Callable[[], asyncio.Protocol]
+) -> Callable[[], asyncio.Protocol]:
+    """Connections behind TLS; its module is loaded only where TLS is asked for."""
+    from sampan.api.tls import TLSLayer
+
+    return lambda: TLSLayer(context, factory)
 
 
 def _abort(connections: Iterable[Connection]) -> None:

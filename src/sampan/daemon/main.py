@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +146,8 @@ class Daemon:
         """SIGHUP: read the file again; what is wrong in it changes nothing and is said in the log."""
         from sampan.daemon import logs, systemd
 
-        systemd.notify("RELOADING=1")
+        # systemd's Type=notify-reload wants the time of CLOCK_MONOTONIC with it, sd_notify(3)
+        systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             fresh = settings_module.reload(self._settings, self._arguments)
         except errors.SampanError as error:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import busybox_tar
+from tests.dockerd import running_dockerd
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PYTHON = sys.executable
@@ -80,55 +77,6 @@ class Engine:
         return done.stdout.decode().strip()
 
 
-def _answers(path: str) -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(path)
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _dockerd(folder: Path) -> Iterator[Engine]:
-    path = folder / "s"
-    log = open(folder / "log", "wb")
-    process = subprocess.Popen(
-        [
-            "dockerd",
-            "--data-root",
-            str(folder / "root"),
-            "--exec-root",
-            str(folder / "exec"),
-            "-H",
-            f"unix://{path}",
-            "--pidfile",
-            str(folder / "pid"),
-            "--bridge",
-            "none",
-            "--iptables=false",
-        ],
-        stdout=log,
-        stderr=log,
-        stdin=subprocess.DEVNULL,
-    )
-    log.close()
-    try:
-        deadline = time.monotonic() + 40
-        while not _answers(str(path)):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-400:]}")
-            time.sleep(0.05)
-        yield Engine("dockerd", f"unix://{path}", folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
-            if str(folder) in mount:
-                subprocess.run(["umount", "-l", mount.split()[1]], check=False)
-
-
 @pytest.fixture(scope="session", params=["sampand", "dockerd"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """The project's engine, then Debian's dockerd: the command line serves both."""
@@ -144,7 +92,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         elif shutil.which("dockerd") is None:
             pytest.skip("dockerd is not installed")
         else:
-            with _dockerd(folder) as found:
+            with running_dockerd(folder) as host:
+                found = Engine("dockerd", host, folder)
                 _prepare(found)
                 yield found
                 identifiers = found.sampan("ps", "-aq").stdout.decode().split()

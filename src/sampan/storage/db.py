@@ -2,21 +2,29 @@
 
 An acknowledged transaction survives the death of the process; on loss of power the file stays consistent
 and may miss the last ones (synchronous=NORMAL). One connection, one lock: every thread may use it.
+
+On a full disk the removal of containers and images must still work, and removing is writing, too: blocks for
+the write-ahead log are reserved when the database is opened (:func:`_reserve`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from sampan import errors
+from sampan.kernel.reserve import reserve
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS migrations (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"
 
+
+RESERVE = 4 << 20
+"""Bytes kept for the write-ahead log: as much as it has grown to when SQLite writes it back by itself."""
 
 Transaction: TypeAlias = sqlite3.Connection
 """What ``transaction()`` gives: execute() on it joins the transaction."""
@@ -35,6 +43,7 @@ class Database:
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._connection.execute(_SCHEMA)
+            _reserve(Path(f"{path}-wal"))
         except sqlite3.DatabaseError as error:
             raise errors.SystemFailure(
                 f"cannot open the database {path}: {error}",
@@ -55,7 +64,7 @@ class Database:
                 tx.execute(statement)
             tx.execute("INSERT OR REPLACE INTO migrations VALUES (?, ?)", (component, len(statements)))
 
-    @contextmanager
+    @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """A write transaction, rolled back on any exception; an inner one joins the outer one."""
         with self._lock:
@@ -64,14 +73,22 @@ class Database:
             self._depth += 1
             try:
                 yield self._connection
-            except BaseException:
-                self._depth -= 1
-                if self._depth == 0:
+                if self._depth == 1:
+                    self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._depth == 1 and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                    raise self._full() from error
                 raise
-            self._depth -= 1
-            if self._depth == 0:
-                self._connection.execute("COMMIT")
+            finally:
+                self._depth -= 1
+
+    def _full(self) -> errors.SystemFailure:
+        return errors.SystemFailure(
+            f"write {self.path}: no space left on device",
+            hint="Free some space on that file system, e.g. by 'docker system prune'.",
+        )
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of a SELECT."""
@@ -87,3 +104,13 @@ class Database:
         """Write the log back and close; further use raises sqlite3.ProgrammingError."""
         with self._lock:
             self._connection.close()
+
+
+def _reserve(log: Path) -> None:
+    """Set blocks aside for the log, where the file system can and there are any left."""
+    with contextlib.suppress(OSError):
+        file = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reserve(file, RESERVE)
+        finally:
+            os.close(file)

@@ -1,0 +1,93 @@
+"""A data root that fills up: each operation says so, nothing half-made stays, and the engine serves on."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Daemon, import_busybox
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+SIZE = 16 << 20
+
+
+@pytest.fixture
+def small() -> Iterator[Daemon]:
+    """A daemon whose data root is a file system of a few megabytes."""
+    daemon = Daemon(7100)
+    daemon.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "sampan-small", daemon.root], check=True)
+    try:
+        import_busybox(daemon.start())
+        yield daemon
+    finally:
+        daemon.close()
+        subprocess.run(["umount", daemon.root], check=True)
+        shutil.rmtree(daemon.dir)
+
+
+def files(root: Path) -> set[str]:
+    """What is on the disk, without the database and what the build cache accounts for."""
+    found = (str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    return {name for name in found if not name.endswith(("-wal", "-shm", ".db")) and "/cache" not in name}
+
+
+def new_files(root: Path, before: set[str]) -> list[str]:
+    return sorted(files(root) - before)
+
+
+def big_tar(**extra: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in {**extra, "big": os.urandom(SIZE)}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def saved_image(new_sampand: Any) -> bytes:
+    other = new_sampand()
+    other.docker("import", "-", "big:1", input=big_tar())
+    return subprocess.run(
+        ["curl", "-sS", "--unix-socket", other.socket, "http://x/images/big:1/get"],
+        capture_output=True,
+        check=True,
+    ).stdout
+
+
+@pytest.mark.parametrize("what", ["load", "import", "build", "cp"])
+def test_nothing_half_made(small: Daemon, new_sampand: Any, what: str) -> None:
+    if what == "cp":
+        small.docker("create", "--name", "target", "busybox")
+    before = files(small.root)
+    images = small.docker("images", "-a", "-q").stdout
+    if what == "load":
+        done = small.docker("load", input=saved_image(new_sampand), check=False)
+    elif what == "import":
+        done = small.docker("import", "-", "big:1", input=big_tar(), check=False)
+    elif what == "build":
+        context = big_tar(Dockerfile=b"FROM busybox\nRUN echo first > /first\nCOPY big /\n")
+        done = small.docker("build", "-t", "big:1", "-", input=context, check=False)
+    else:
+        done = small.docker("cp", "-", "target:/root", input=big_tar(), check=False)
+    assert done.returncode != 0 and "no space left on device" in done.stderr.lower(), done
+    assert small.docker("images", "-a", "-q").stdout == images
+    if what == "cp":
+        small.docker("rm", "-f", "target")
+    if what == "build":
+        small.docker("builder", "prune", "-af")
+    deadline = time.monotonic() + 10  # a removed container's files go in the background
+    while (left := new_files(small.root, before)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+    assert small.docker("run", "--rm", "busybox", "echo", "on").stdout == "on\n"

@@ -18,6 +18,8 @@ from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Message, Netlink
 from sampan.kernel.netns import enter
 from sampan.kernel.nft import Nft, NftError
+from sampan.network import fallback
+from sampan.network.fallback import Fallback
 from sampan.network.files import RESOLVER
 
 TABLE = "sampan"
@@ -51,24 +53,41 @@ class Interface:
         """Whether it has an IPv6 address."""
         return any(address.version == 6 for address in self.addresses)
 
+    @property
+    def ipv4(self) -> str:
+        """Its IPv4 address, "" for none."""
+        return next((str(address.ip) for address in self.addresses if address.version == 4), "")
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the namespace's own table is to do.
+    """What the namespace's own tables are to do.
 
-    ``loopback_ports`` are the (protocol, port) published ones, which may fall back to the container's
-    127.0.0.1; ``resolver`` are the UDP and TCP port behind 127.0.0.11:53, 0 for none.
+    ``fallback`` is for published ports; ``resolver`` are the UDP and TCP port behind 127.0.0.11:53, 0 for none.
     """
 
-    loopback_ports: tuple[tuple[str, int], ...] = ()
+    fallback: Fallback = field(default_factory=Fallback)
     resolver: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
-class Built:
-    """What :func:`build` made: the sockets of the resolver (UDP, TCP), and what it had to leave out."""
+class Sockets:
+    """What the switchboard serves inside: the resolver's sockets (UDP, TCP), and relays to the loopback."""
 
     resolver: tuple[socket.socket, socket.socket] | None = None
+    relays: tuple[socket.socket, ...] = ()
+
+    def close(self) -> None:
+        """Close all that is still here."""
+        for sock in (*(self.resolver or ()), *self.relays):
+            sock.close()
+
+
+@dataclass(slots=True)
+class Built:
+    """What :func:`build` made: sockets, and what it had to leave out."""
+
+    sockets: Sockets = field(default_factory=Sockets)
     warnings: list[str] = field(default_factory=list)
     contexts: list[Nft] = field(default_factory=list)
 
@@ -100,10 +119,27 @@ def build(
         inside.send(rt.change_link(1, up=True))
         for item in planned:
             configure(inside, item, localnet=bool(loopback_ports))
+    serve(built, planned, loopback_ports=loopback_ports, resolver=resolver)
+
+
+def serve(
+    built: Built,
+    interfaces: Iterable[Interface],
+    *,
+    loopback_ports: tuple[tuple[str, int], ...],
+    resolver: bool,
+) -> None:
+    """The sockets for resolver and relays, and the rules that lead to them. From a thread in the namespace."""
+    planned = list(interfaces)
+    sockets = built.sockets
     if resolver:
-        built.resolver = resolver_sockets()
-    ports = tuple(item.getsockname()[1] for item in built.resolver) if built.resolver else (0, 0)
-    write_rules(Rules(loopback_ports, (ports[0], ports[1])), built)
+        sockets.resolver = resolver_sockets()
+    if any(protocol == "tcp" for protocol, _port in loopback_ports):
+        sockets.relays = fallback.relay_sockets(ipv6=any(item.ipv6 for item in planned))
+    relays = [item.getsockname()[1] for item in sockets.relays] + [0, 0]
+    own = tuple((item.name, item.ipv4) for item in planned if item.ipv4)
+    ports = [item.getsockname()[1] for item in sockets.resolver or ()] or [0, 0]
+    write_rules(Rules(Fallback(loopback_ports, own, relays[0], relays[1]), (ports[0], ports[1])), built)
 
 
 def make_link(host: Netlink, netns: int, item: Interface) -> None:
@@ -193,36 +229,19 @@ def _socket(kind: int) -> socket.socket:
 
 
 def rules_text(rules: Rules) -> str:
-    """The namespace's table in nft's language; "" when there is nothing to do.
-
-    A published port goes to 127.0.0.1 only while no socket on the wildcard or the interface's own address
-    takes it: ``socket`` looks for one, connection by connection.
-    """
-    loopback = "".join(
-        f'    iifname != "lo" {protocol} dport {port} socket wildcard {wildcard} return\n'
-        for protocol, port in rules.loopback_ports
-        for wildcard in (0, 1)
-    ) + "".join(
-        f'    iifname != "lo" {protocol} dport {port} dnat to 127.0.0.1\n'
-        for protocol, port in rules.loopback_ports
-    )
+    """The namespace's tables in nft's language; "" when there is nothing to do."""
+    text = fallback.ipv4_text(rules.fallback)
     udp, tcp = rules.resolver
-    lookup = ""
     if udp:
-        lookup = (
-            f"    ip daddr {RESOLVER} udp dport 53 dnat to {RESOLVER}:{udp}\n"
-            f"    ip daddr {RESOLVER} tcp dport 53 dnat to {RESOLVER}:{tcp}\n"
-        )
-    if not loopback and not lookup:
-        return ""
-    text = f"add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n"
-    if loopback:
         text += (
-            f"  chain prerouting {{ type nat hook prerouting priority -100; policy accept;\n{loopback}  }}\n"
+            "  chain output { type nat hook output priority -100; policy accept;\n"
+            f"    ip daddr {RESOLVER} udp dport 53 dnat to {RESOLVER}:{udp}\n"
+            f"    ip daddr {RESOLVER} tcp dport 53 dnat to {RESOLVER}:{tcp}\n  }}\n"
         )
-    if lookup:
-        text += f"  chain output {{ type nat hook output priority -100; policy accept;\n{lookup}  }}\n"
-    return text + "}\n"
+    if not text:
+        return ""
+    text = f"add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n{text}}}\n"
+    return text + fallback.ipv6_text(rules.fallback, TABLE)
 
 
 def write_rules(rules: Rules, built: Built) -> None:
@@ -235,24 +254,38 @@ def write_rules(rules: Rules, built: Built) -> None:
     try:
         nft.run(text)
     except NftError as failure:
-        plain = rules_text(Rules((), rules.resolver))
+        plain = rules_text(Rules(Fallback(), rules.resolver))
         if plain:
             nft.run(plain)
-        if rules.loopback_ports:
+        if rules.fallback.ports:
             built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
 
 
-def reopen_resolver(
-    netns: int, loopback_ports: tuple[tuple[str, int], ...]
-) -> tuple[socket.socket, socket.socket]:
-    """New sockets for the resolver of a running sandbox, and its rules written anew for them."""
+def reopen(
+    netns: int,
+    interfaces: Iterable[Interface],
+    *,
+    loopback_ports: tuple[tuple[str, int], ...],
+    resolver: bool,
+) -> Sockets:
+    """New sockets for a running sandbox, and its rules written anew for them. Enters the namespace."""
     enter(netns)
-    sockets = resolver_sockets()
-    ports = [item.getsockname()[1] for item in sockets]
     built = Built()
-    write_rules(Rules(loopback_ports, (ports[0], ports[1])), built)
-    built.finish()
-    return sockets
+    try:
+        serve(built, interfaces, loopback_ports=loopback_ports, resolver=resolver)
+    except BaseException:
+        built.sockets.close()
+        raise
+    finally:
+        built.finish()
+    return built.sockets
+
+
+def interface_changed(name: str, ipv4: str, *, left: bool = False) -> None:
+    """Tell the rules for published ports of an interface that came or went. From a thread in the namespace."""
+    make = fallback.left_text if left else fallback.joined_text
+    with contextlib.suppress(NftError), Nft() as nft:
+        nft.run(make(TABLE, name, ipv4))
 
 
 def choose_gateways(inside: Netlink, ways: Mapping[str, Iterable[str]]) -> None:

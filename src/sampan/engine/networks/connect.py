@@ -137,6 +137,8 @@ async def _build(networks: Networks, item: Sandbox, endpoint: Endpoint) -> None:
         with Netlink() as route:
             inside.configure(route, planned, localnet=bool(item.published))
             inside.choose_gateways(route, ways)
+        if item.published and endpoint.ipv4:
+            inside.interface_changed(endpoint.interface, endpoint.ipv4)
 
     try:
         await in_thread(work)
@@ -204,6 +206,8 @@ async def _leave(networks: Networks, network: NetworkRecord, item: Sandbox, endp
                     if found is not None:
                         route.send(rt.delete_link(found.index))
                     inside.choose_gateways(route, ways)
+                if item.published and endpoint.ipv4:
+                    inside.interface_changed(endpoint.interface, endpoint.ipv4, left=True)
 
             try:
                 await in_thread(work)

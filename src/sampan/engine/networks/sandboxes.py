@@ -201,7 +201,7 @@ class Sandboxes:
         interfaces = [
             self.interface(item, endpoint) for endpoint in item.endpoints if endpoint.driver != "null"
         ]
-        loopback = tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
+        loopback = _loopback(item)
         try:
             netns = open_netns(pid)
         except OSError as failure:
@@ -227,7 +227,7 @@ class Sandboxes:
         self._networks.store.save_sandbox(item)
         self._open_ways(item)
         await self._networks.switchboard.serve(
-            item.container, pid, self._listeners(item), self._reserved.pop(container, []), built.resolver
+            item.container, pid, self._listeners(item), self._reserved.pop(container, []), built.sockets
         )
         self._networks.names.changed(item)
 
@@ -397,20 +397,24 @@ class Sandboxes:
             for binding in item.published:
                 with contextlib.suppress(errors.SampanError):
                     reserved.append(Reserved(_published(binding), ports.bind(_published(binding))))
-        resolver = None
-        if lacks_resolver:
-            with contextlib.suppress(OSError):
-                resolver = await self._new_resolver(item)
+        sockets = None
+        with contextlib.suppress(OSError):
+            sockets = await self._new_sockets(item)
         await self._networks.switchboard.serve(
-            item.container, item.pid, self._listeners(item), reserved, resolver
+            item.container, item.pid, self._listeners(item), reserved, sockets
         )
         self._networks.names.changed(item)
 
-    async def _new_resolver(self, item: Sandbox) -> Any:
+    async def _new_sockets(self, item: Sandbox) -> sandbox.Sockets:
+        """Sockets inside the namespace for a new switchboard, and the rules that lead to them."""
+        interfaces = [self.interface(item, one) for one in item.endpoints if one.driver != "null"]
         netns = open_netns(item.pid)
-        loopback = tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
         try:
-            return await in_thread(lambda: sandbox.reopen_resolver(netns, loopback))
+            return await in_thread(
+                lambda: sandbox.reopen(
+                    netns, interfaces, loopback_ports=_loopback(item), resolver=item.resolver
+                )
+            )
         finally:
             os.close(netns)
 
@@ -444,6 +448,11 @@ class Sandboxes:
     def key(self, item: Sandbox) -> str:
         """The path of the sandbox's network namespace (inspect's SandboxKey)."""
         return str(Path("/proc") / str(item.pid) / "ns/net") if item.pid else ""
+
+
+def _loopback(item: Sandbox) -> tuple[tuple[str, int], ...]:
+    """The published ports of a container, as it sees them: those that may fall back to its loopback."""
+    return tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
 
 
 def _published(binding: Binding) -> Published:

@@ -20,6 +20,7 @@ from typing import Any
 
 import sampan
 from sampan.network.ports import Reserved
+from sampan.network.sandbox import Sockets
 
 log = logging.getLogger(__name__)
 _TIMEOUT = 5.0
@@ -235,10 +236,11 @@ class Switchboard:
         pid: int,
         targets: Iterable[Target],
         reserved: Sequence[Reserved],
-        resolver: tuple[socket.socket, socket.socket] | None,
+        sockets: Sockets | None,
     ) -> None:
-        """Hand over what holds a container's ports and its resolver's sockets; all are closed here."""
-        by_key = {target.key: target for target in targets}
+        """Hand over what holds a container's ports, and sockets inside; all are closed here."""
+        wanted = list(targets)
+        by_key = {target.key: target for target in wanted}
         pairs = []
         for one in reserved:
             item = one.published
@@ -246,26 +248,29 @@ class Switchboard:
             if target is not None:
                 pairs.append((target, one.socket))
         for start in range(0, len(pairs), _FDS_A_PACKET):
-            self._serve(container, pid, pairs[start : start + _FDS_A_PACKET], None)
-        if resolver is not None:
-            self._serve(container, pid, [], resolver)
+            self._serve(container, pid, pairs[start : start + _FDS_A_PACKET], Sockets(), [])
+        if sockets is not None and (sockets.resolver or sockets.relays):
+            inward = sorted({target.target_port for target in wanted if target.protocol == "tcp"})
+            self._serve(container, pid, [], sockets, inward)
 
     def _serve(
-        self, container: str, pid: int, pairs: Sequence[tuple[Target, socket.socket]],
-        resolver: tuple[socket.socket, socket.socket] | None,
+        self, container: str, pid: int, pairs: Sequence[tuple[Target, socket.socket]], sockets: Sockets,
+        inward: Sequence[int],
     ) -> None:  # fmt: skip
-        socks = [sock for _target, sock in pairs] + list(resolver or ())
+        resolver = sockets.resolver is not None
         order = {
             "op": "serve",
             "container": container,
             "pid": pid,
             "ports": [target.as_list() for target, _sock in pairs],
-            "resolver": resolver is not None,
+            "resolver": resolver,
+            "relays": len(sockets.relays),
+            "inward": inward,
         }
-        self._submit(order, socks)
+        self._submit(order, [*(sock for _target, sock in pairs), *(sockets.resolver or ()), *sockets.relays])
         known = self._known.setdefault(container, {"ports": [], "resolver": False})
         known["ports"] += [target.key for target, _sock in pairs]
-        known["resolver"] = known["resolver"] or resolver is not None
+        known["resolver"] = known["resolver"] or resolver
 
     async def drop(self, container: str) -> None:
         """End everything for a container."""

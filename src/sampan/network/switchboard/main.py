@@ -21,7 +21,7 @@ from sampan.network.switchboard.datagrams import Port
 from sampan.network.switchboard.loop import READ, Loop
 from sampan.network.switchboard.pins import Pins
 from sampan.network.switchboard.resolver import Client, Names, Resolver
-from sampan.network.switchboard.streams import Listener
+from sampan.network.switchboard.streams import Inward, Listener
 
 _PACKET = 1 << 18
 _MOST_FDS = 128
@@ -131,6 +131,12 @@ class Switchboard:
             if member.resolver is not None:
                 member.resolver.close()
             member.resolver = Resolver(self._loop, self._names, datagrams, streams, netns)
+        for number in range(order.get("relays", 0)):
+            sock = socket.socket(fileno=fds.pop(0))
+            self._close_way(member.ways.pop(f"inward {number}", None))
+            netns = os.open(f"/proc/{order['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            ports = frozenset(order["inward"])
+            member.ways[f"inward {number}"] = Inward(self._loop, sock, netns, ports)
 
     def _way(
         self, protocol: str, sock: socket.socket, target: tuple[str, int]
@@ -154,8 +160,9 @@ class Switchboard:
                 way.target = (target, target_port)
 
     def _client(self, order: dict[str, Any], _fds: list[int]) -> None:
-        resolver = self._members[order["container"]].resolver
-        if resolver is None:
+        member = self._members.get(order["container"])
+        resolver = member.resolver if member is not None else None
+        if resolver is None:  # a container that has just ended, or that asks its servers itself
             return
         container = order["container"]
         self._pins.control(container, order["table"], order["sources"], order["egress"])

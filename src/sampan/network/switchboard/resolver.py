@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sampan.network.switchboard import wire
+from sampan.network.switchboard.inside import socket_inside
 from sampan.network.switchboard.loop import READ, WRITE, Loop
 
 _TRY = 4.0
@@ -207,17 +208,7 @@ class Resolver:
         family = socket.AF_INET6 if ":" in server else socket.AF_INET
         if not self.client.inside:
             return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        from sampan.kernel.namespaces import CLONE_NEWNET, setns
-
-        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(self._netns, CLONE_NEWNET)
-            try:
-                return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            finally:
-                setns(home, CLONE_NEWNET)
-        finally:
-            os.close(home)
+        return socket_inside(self._netns, family, kind)
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Have the loop call back."""

@@ -7,19 +7,24 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 
+from sampan.network.switchboard.inside import socket_inside
 from sampan.network.switchboard.loop import READ, WRITE, Loop
+
+Target = tuple[str, int]
 
 _CHUNK = 1 << 16
 _FLAGS = 0x01 | 0x02  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close sends a reset
 _PAUSE = 0.1
+_SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and the same for IPv6
 
 
 class Listener:
     """One published TCP port: accepts, connects to the target, relays."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, target: Target) -> None:
         self._loop = loop
         self._socket = sock
         self.target = target
@@ -58,34 +63,88 @@ class Listener:
 
     def _start(self, client: socket.socket) -> None:
         try:
-            self._relays.add(Relay(self._loop, client, self.target, self._relays))
+            self._relays.add(Relay(self._loop, client, self.targets(client), self._relays, self.outgoing))
         except OSError:
             _reset(client)
+
+    def targets(self, client: socket.socket) -> list[Target]:
+        """Where a connection goes: the first of these that takes it. OSError when it may go nowhere."""
+        return [self.target]
+
+    def outgoing(self, family: int) -> socket.socket:
+        """A new socket towards a target."""
+        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+class Inward(Listener):
+    """A relay in a container's namespace: leads published ports to apps on its loopback (network.fallback)."""
+
+    def __init__(self, loop: Loop, sock: socket.socket, netns: int, ports: frozenset[int]) -> None:
+        super().__init__(loop, sock, ("::1", 0))
+        self._netns = netns
+        self._ports = ports
+
+    def targets(self, client: socket.socket) -> list[Target]:
+        """The port that was asked for, on ::1 and 127.0.0.1; nobody gets another one."""
+        family, room = (socket.IPPROTO_IPV6, 28) if client.family == socket.AF_INET6 else (socket.SOL_IP, 16)
+        (port,) = struct.unpack_from("!H", client.getsockopt(family, _SO_ORIGINAL_DST, room), 2)
+        if port not in self._ports:
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return [("::1", port), ("127.0.0.1", port)]
+
+    def outgoing(self, family: int) -> socket.socket:
+        """A socket of the container's."""
+        return socket_inside(self._netns, family, socket.SOCK_STREAM)
+
+    def close(self) -> None:
+        """End the relay and its connections."""
+        super().close()
+        os.close(self._netns)
 
 
 class Relay:
     """One connection: two directions, each with a pipe of its own."""
 
-    def __init__(self, loop: Loop, client: socket.socket, target: tuple[str, int], peers: set[Relay]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        client: socket.socket,
+        targets: list[Target],
+        peers: set[Relay],
+        outgoing: Callable[[int], socket.socket],
+    ) -> None:
         self._loop = loop
         self._peers = peers
         self._client = client
-        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        self._server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._targets = targets
+        self._outgoing = outgoing
         self._ways: tuple[_Way, _Way] | None = None
         client.setblocking(False)
-        for sock in (client, self._server):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        status = self._server.connect_ex(target)
-        if status not in (0, errno.EINPROGRESS):
-            self._server.close()
-            raise OSError(status, os.strerror(status))
-        loop.add(self._server.fileno(), WRITE, self._connected)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._server = self._connect()
+
+    def _connect(self) -> socket.socket:
+        """Begin to connect to the next target. OSError when there is none left."""
+        status = errno.ECONNREFUSED
+        while self._targets:
+            target = self._targets.pop(0)
+            server = self._outgoing(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            status = server.connect_ex(target)
+            if status in (0, errno.EINPROGRESS):
+                self._loop.add(server.fileno(), WRITE, self._connected)
+                return server
+            server.close()
+        raise OSError(status, os.strerror(status))
 
     def _connected(self, _events: int) -> None:
         self._loop.remove(self._server.fileno())
         if self._server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.close(reset=True)
+            self._server.close()
+            try:
+                self._server = self._connect()
+            except OSError:
+                self.close(reset=True)
             return
         try:
             self._ways = (_Way(self._client, self._server), _Way(self._server, self._client))

@@ -213,11 +213,12 @@ class _HashingReader(TarReader):
         return False
 
 
-def is_archive(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` (512 bytes where it has them) is a tar, maybe compressed."""
-    if compress.detect(head):
-        return True
+def is_archive(read: Read) -> bool:
+    """Whether the file that ``read`` gives from its beginning is a tar, plain or compressed.
+
+    A compressed file that holds no tar is none: ADD copies it as it is.
+    """
     try:
-        return bool(next(iter(TarReader([head.ljust(1024, b"\0")])), None))
+        return next(iter(TarReader(compress.pieces(read))), None) is not None
     except SampanError:
         return False

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from sampan.build.worker import Worker
 from sampan.errors import InvalidParameter, SampanError, SystemFailure
 from sampan.storage.layers import Layer
 
+log = logging.getLogger(__name__)
 Emit = Callable[[Event], None]
 
 
@@ -149,6 +151,12 @@ class Build:
         except OSError as error:
             self.tell("failed", vertex, str(error))
             raise located(SystemFailure(str(error)), self.file, span) from error
+        except Exception as error:
+            # A fault of the engine's own: the client's stream ends with words, not in the middle.
+            log.exception("building %s", self.file.name)
+            failure = SystemFailure(f"internal error: {type(error).__name__}: {error}")
+            self.tell("failed", vertex, failure.message)
+            raise located(failure, self.file, span) from error
 
     async def _from(self, plan: StagePlan) -> StageRun:
         run = StageRun(plan, scratch(self.platform), Scope(self.plan.scope))

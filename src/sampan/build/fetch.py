@@ -123,6 +123,12 @@ class GitSource:
     ref: str
     subdirectory: str
 
+    @property
+    def over_ssh(self) -> bool:
+        """Whether ssh(1) would be asked, with the keys of whoever runs the engine."""
+        text = self.repository
+        return text.startswith("ssh://") or ("://" not in text and ":" in text)
+
 
 def parse_git(text: str) -> GitSource:
     """``URL[#ref[:dir]]``, or ``?ref=…&subdir=…``. Raises InvalidParameter for what can't be one."""
@@ -135,25 +141,29 @@ def parse_git(text: str) -> GitSource:
     return GitSource(url, ref, subdirectory.strip("/"))
 
 
-def checkout(source: GitSource, target: Path, checksum: str, keep: bool) -> tuple[Path, str]:
+def checkout(
+    source: GitSource, target: Path, checksum: str, keep: bool, credentials: Mapping[str, str] | None = None
+) -> tuple[Path, str]:
     """Check ``source`` out below ``target``: the directory asked for, and the commit. Blocks.
 
-    Hooks and local protocols are off, submodules come along, and file modes are those that git keeps.
+    Hooks and local protocols are off, no configuration but the fixed one is read (least of all one that the
+    repository brings along), submodules come along, and file modes are those that git keeps.
+    ``credentials`` are git settings by name (``http.extraheader``), which no other process sees.
     """
     if shutil.which("git") is None:
         raise Unsupported("git is not installed on this machine", hint="Install the package git.")
     target.mkdir(mode=0o755)
-    _git(target, "init", "-q")
-    _git(target, "remote", "add", "origin", source.repository)
-    wanted = source.ref or "HEAD"
-    fetched = _try(target, "fetch", "-q", "--depth=1", "origin", wanted)
-    if fetched is not None or checksum:
-        _git(target, "fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
-    commit = _resolve(target, source.ref, fetched is None)
+    git = _Git(target, credentials or {})
+    git.do("init", "-q")
+    git.do("remote", "add", "origin", source.repository)
+    commit = _fetched(git, source.ref)
     if checksum and not commit.startswith(checksum.lower()):
         raise BuildFailed(f"expected checksum to match {checksum}, got {commit}")
-    _git(target, "checkout", "-q", "--detach", commit)
-    _git(target, "submodule", "update", "--init", "--recursive", "--depth=1", "-q")
+    git.do("checkout", "-q", "--detach", commit)
+    if (target / ".gitmodules").is_file():
+        shallow = git.attempt("submodule", "update", "--init", "--recursive", "--depth=1", "-q")
+        if shallow is not None:
+            git.do("submodule", "update", "--init", "--recursive", "-q")
     top = target / source.subdirectory if source.subdirectory else target
     if not top.is_dir() or not top.resolve().is_relative_to(target.resolve()):
         raise BuildFailed(f"{source.subdirectory}: no such directory in {source.repository}")
@@ -163,61 +173,71 @@ def checkout(source: GitSource, target: Path, checksum: str, keep: bool) -> tupl
     return top, commit
 
 
-def _resolve(target: Path, ref: str, shallow: bool) -> str:
-    for name in ("FETCH_HEAD",) if shallow else (f"origin/{ref or 'HEAD'}", ref or "origin/HEAD"):
-        found = _output(target, "rev-parse", "--verify", "-q", f"{name}^{{commit}}")
-        if found:
-            return found
+def _fetched(git: _Git, ref: str) -> str:
+    """Fetch as little as gives ``ref`` (a branch, tag or commit; "" the default branch); its commit."""
+    wanted = ref or "HEAD"
+    # A server of plain files can't give a part of the history, and few give a commit by its name.
+    for depth in [["--depth=1"], []]:
+        if git.attempt("fetch", "-q", *depth, "origin", wanted) is None:
+            return git.commit("FETCH_HEAD") or _unresolved(ref)
+    failed = git.attempt("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    if failed is not None:
+        raise BuildFailed(f"git fetch: {failed}")
+    return git.commit(f"origin/{ref}") or git.commit(ref) or _unresolved(ref)
+
+
+def _unresolved(ref: str) -> str:
     raise BuildFailed(f"failed to resolve git reference {ref or 'HEAD'}")
 
 
-def _command(arguments: tuple[str, ...]) -> list[str]:
-    settings = ("core.hooksPath=/dev/null", "protocol.ext.allow=never", "advice.detachedHead=false")
-    return ["git", *(word for one in settings for word in ("-c", one)), *arguments]
+class _Git:
+    """git(1) in one directory, with an environment and settings that nothing else decides."""
 
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self.directory = directory
+        fixed = {"core.hooksPath": "/dev/null", "protocol.ext.allow": "never", "advice.detachedHead": "false"}
+        self.env = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": "/nonexistent",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": "https:http:git:ssh",
+            "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+            "LC_ALL": "C",
+        }
+        for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+            self.env |= {key: os.environ[key] for key in (name, name.upper()) if key in os.environ}
+        for number, (key, value) in enumerate({**fixed, **settings}.items()):
+            self.env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+            self.env["GIT_CONFIG_COUNT"] = str(number + 1)
 
-def _environment(target: Path) -> dict[str, str]:
-    return {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "HOME": str(target),
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "https:http:git:ssh",
-        "LC_ALL": "C",
-    }
-
-
-def _try(target: Path, *arguments: str) -> str | None:
-    """Run git; None when it worked, else what it said."""
-    try:
-        done = subprocess.run(
-            _command(arguments),
-            cwd=target,
-            env=_environment(target),
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=self.directory,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=GIT_TIMEOUT,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {GIT_TIMEOUT:.0f} s"
-    return None if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()
 
+    def attempt(self, *arguments: str) -> str | None:
+        """None when it worked, else what git said."""
+        try:
+            done = self.run(*arguments)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {GIT_TIMEOUT:.0f} s"
+        return None if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()
 
-def _git(target: Path, *arguments: str) -> None:
-    failed = _try(target, *arguments)
-    if failed is not None:
-        raise BuildFailed(f"git {arguments[0]}: {failed}")
+    def do(self, *arguments: str) -> None:
+        """Raises BuildFailed with what git said."""
+        failed = self.attempt(*arguments)
+        if failed is not None:
+            raise BuildFailed(f"git {arguments[0]}: {failed}")
 
-
-def _output(target: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        _command(arguments),
-        cwd=target,
-        env=_environment(target),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=GIT_TIMEOUT,
-        check=False,
-    )
-    return done.stdout.decode().strip() if done.returncode == 0 else ""
+    def commit(self, name: str) -> str:
+        """The commit that ``name`` means, "" for none."""
+        done = self.run("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+        return done.stdout.decode().strip() if done.returncode == 0 else ""

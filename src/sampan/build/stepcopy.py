@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import posixpath
@@ -26,7 +27,7 @@ from sampan.build.modes import Change, parse_mode
 from sampan.build.rootfs import RootFs
 from sampan.build.trees import Root, Source, expand_glob, relative, scan
 from sampan.build.words import Lexer
-from sampan.errors import InvalidParameter, NotFound, SampanError
+from sampan.errors import InvalidParameter, NotFound, SampanError, Unsupported
 from sampan.kernel import paths
 from sampan.storage import compress
 from sampan.storage.extract import Extractor, Options
@@ -78,6 +79,7 @@ class CopyStep:
         self.mode: Change | None = parse_mode(self.chmod) if self.chmod else None
         self.exclude = Ignore.of([word(text) for text in one.exclude]) if one.exclude else None
         self.lowers: list[Path] | None = None
+        self.opened: list[int] = []
 
     async def apply(self) -> None:
         """Take the layer from the cache or make it."""
@@ -215,9 +217,26 @@ class CopyStep:
             return {"Authorization": header.decode().strip()}
         return {"Authorization": f"Bearer {token.decode().strip()}"} if token else {}
 
+    def _git_settings(self, source: fetch.GitSource) -> dict[str, str]:
+        """The login that a secret gives (reference, "ADD", "Private repositories")."""
+        secrets = self.build.options.secrets
+        host = urlsplit(source.repository).hostname or ""
+        header = secrets.get(f"GIT_AUTH_HEADER.{host}") or secrets.get("GIT_AUTH_HEADER")
+        token = secrets.get(f"GIT_AUTH_TOKEN.{host}") or secrets.get("GIT_AUTH_TOKEN")
+        if header is None and token is not None:
+            header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
+        return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}
+
     def _checkout(self, text: str) -> Found:
         directory = self.build.scratch_directory() / "git"
-        top, _commit = fetch.checkout(fetch.parse_git(text), directory, self.checksum, self.one.keep_git_dir)
+        source = fetch.parse_git(text)
+        if source.over_ssh:
+            raise Unsupported(
+                f"ADD of {text}: no SSH agent is forwarded, and the host's keys aren't the Dockerfile's",
+                hint="Use an https:// address, with the secret GIT_AUTH_TOKEN where it needs a login.",
+            )
+        keep, settings = self.one.keep_git_dir, self._git_settings(source)
+        top, _commit = fetch.checkout(source, directory, self.checksum, keep, settings)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.opened.append(fd)
         return scan(Root(fd, text), ".", self.exclude)
@@ -226,7 +245,6 @@ class CopyStep:
 
     @contextmanager
     def _root(self) -> Iterator[Root]:
-        self.opened: list[int] = getattr(self, "opened", [])
         try:
             if self.lowers is None:
                 yield self.build.context.root()
@@ -302,8 +320,7 @@ class CopyStep:
         if not stat.S_ISREG(source.items[0].status.st_mode):
             return False
         with _open_source(source) as file:
-            head = file.read(1024)
-        return is_archive(head)
+            return is_archive(file.read)
 
     # -- making -----------------------------------------------------------------------------------------
 

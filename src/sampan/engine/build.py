@@ -187,11 +187,11 @@ class Builder:
                 f"error downloading remote context {remote}: {error.message}", hint=error.hint
             ) from error
         with open(target, "rb") as file:
-            if is_archive(file.read(1024)):
-                file.seek(0)
+            archive = is_archive(file.read)
+            file.seek(0)
+            if archive:
                 context.receive(file.read)
                 return
-            file.seek(0)
             context.write_dockerfile(file.read(8 << 20))
             options.dockerfile = "Dockerfile"
 

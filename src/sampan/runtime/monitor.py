@@ -4,8 +4,8 @@ It owns the container's streams (:mod:`sampan.runtime.hub`) and records the exit
 It needs neither engine nor zygote once it runs; an engine that comes back connects to the socket ``s`` in
 ``run_dir``. If it dies, the container dies too (PR_SET_PDEATHSIG).
 
-Messages to the engine: ``("hello", monitor pid, pid or 0, started_ns or 0)``, ``("created", pid)`` with a
-pidfd, ``("started", ns)``, ``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``,
+Messages to the engine: ``("hello", monitor pid, pid or 0, started_ns or 0)`` (before it ``("going",)`` to one
+that comes back when "go" was said), ``("created", pid)`` with a pidfd, ``("started", ns)``, ``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``,
 ``("synced", token)``.
 From the engine: ``("go",)``, ``("abort",)``, ``("resize", rows, columns)``,
 ``("attach", stdin, stdout, stderr)`` with a socket, ``("close_stdin",)``, ``("sync", token)``.
@@ -85,6 +85,7 @@ class Monitor:
         self._peers: dict[int, _socket.socket] = {}
         self._size: tuple[int, int] | None = None
         self._failure: wire.Message | None = None
+        self._going = False
         self._executed = False
         self._started = 0
         self._status: int | None = None
@@ -140,7 +141,7 @@ class Monitor:
             return
         self.loop.unwatch(peer.fileno())
         peer.close()
-        if not self._peers and not self._started:
+        if not self._peers and not self._going:
             self._kill()  # nobody will ever say "go"
 
     def _on_connect(self, listener: _socket.socket) -> None:
@@ -149,6 +150,8 @@ class Monitor:
         self._add_peer(peer)
         hello = ("hello", os.getpid(), self._pid, self._started)
         try:
+            if self._going:
+                wire.send(peer, ("going",))
             wire.send(peer, hello, (self._pidfd,))
             if self._exit:
                 wire.send(peer, self._exit)
@@ -189,6 +192,7 @@ class Monitor:
                 wire.send(self._channel, ("go",))
             except OSError:
                 return  # it failed already, the reason is on its way
+            self._going = True
 
     def _kill(self) -> None:
         if self._pidfd >= 0 and self._status is None:

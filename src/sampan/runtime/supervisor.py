@@ -111,6 +111,8 @@ class Process:
         self.pid = 0
         self.monitor_pid = 0
         self.started_ns = 0
+        # Adopted after "go" was said, perhaps before the program was executed.
+        self.going = False
         self._loop = loop
         self._control = control
         self._pidfd = -1
@@ -237,6 +239,8 @@ class Process:
                 _settle(self._hello)
                 if pid:
                     self._learn(pid, started, fds)
+            case ("going",):
+                self.going = True
             case ("created", pid):
                 self._learn(pid, 0, fds)
             case ("started", started):

@@ -72,6 +72,14 @@ def read(path: Path, default: str = "") -> str:
         return default
 
 
+def _inherit_cpuset(group: Path, root: Path) -> None:
+    """An empty set lets nobody in; a new group starts with none, its parent's may not be written yet."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if group.parent != root and not read(group.parent / name).strip():
+            _inherit_cpuset(group.parent, root)
+        write(group / name, read(group.parent / name).strip())
+
+
 def table(text: str) -> dict[str, int]:
     """``key value`` lines."""
     found = {}
@@ -117,6 +125,9 @@ class Cgroup:
         root = hierarchies()[kind]
         missing = []
         step = directory
+        with contextlib.suppress(OSError):
+            # Left by a start in which the engine was killed: half made, and with counters of its own.
+            directory.rmdir()
         while step != root and not step.is_dir():
             missing.append(step)
             step = step.parent
@@ -127,9 +138,7 @@ class Cgroup:
                     write(step.parent / "cgroup.subtree_control", enable)
             step.mkdir(exist_ok=True)
             if kind == "cpuset":
-                # An empty set lets nobody in; a new group starts with none.
-                for name in ("cpuset.cpus", "cpuset.mems"):
-                    write(step / name, read(step.parent / name).strip())
+                _inherit_cpuset(step, root)
 
     @property
     def join(self) -> list[str]:

@@ -25,11 +25,16 @@ async def start(containers: Containers, reference: str) -> Container:
     async with live.lock:
         check_startable(container, live)
         cancel_restart(live)
-        container.state.stopped_by_user = False
-        container.restart_count = 0
-        live.back_off = 0.0
+        _begin_anew(container, live)
         await run(containers, container, live)
     return container
+
+
+def _begin_anew(container: Container, live: Live) -> None:
+    """Somebody wants it to run: for the restart policy nothing has happened yet."""
+    container.state.stopped_by_user = False
+    container.restart_count = 0
+    live.back_off = 0.0
 
 
 def check_startable(container: Container, live: Live) -> None:
@@ -328,7 +333,7 @@ async def restart_container(
                 container.state.status = "exited"
             if not container.running:
                 check_startable(container, live)
-                container.state.stopped_by_user = False
+                _begin_anew(container, live)
                 await run(containers, container, live)
     finally:
         container.host.auto_remove = keep

@@ -34,14 +34,11 @@ async def recover(containers: Containers) -> None:
     running: dict[str, int] = {}
     ended: list[tuple[Container, Exit]] = []
     for container in containers:
-        process = await containers.supervisor.adopt(containers.run_dir(container.id))
-        if process is not None and process.started_ns:
+        process = await _find(containers, container)
+        if process is not None:
             _adopt(containers, container, process)
             running[container.id] = process.pid
             continue
-        if process is not None:
-            # The start was under way: its init waits for a go that never comes.
-            await process.abort()
         if container.running or container.state.starting:
             ended.append((container, _exit_of(containers, container)))
     await containers.networks.restore(running)
@@ -49,6 +46,20 @@ async def recover(containers: Containers) -> None:
     for container, exit_ in ended:
         await _record_end(containers, container, exit_)
     _sweep(containers)
+
+
+async def _find(containers: Containers, container: Container) -> Process | None:
+    """The container's process, when it has one whose program was executed."""
+    process = await containers.supervisor.adopt(containers.run_dir(container.id))
+    if process is None or process.started_ns:
+        return process
+    if process.going:
+        with contextlib.suppress(errors.SampanError):
+            await process.proceed()
+            return process
+    # The start was under way: its init waits for a go that never comes.
+    await process.abort()
+    return None
 
 
 def _hold_volumes(containers: Containers) -> None:
@@ -88,10 +99,19 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
 
 def _exit_of(containers: Containers, container: Container) -> Exit:
     """What the monitor recorded; without a record it was killed, or the machine went down."""
-    found = Exit.load(containers.state_dir(container.id))
-    if found is not None and found.finished_ns >= container.state.started_ns:
+    found = _recorded(containers, container)
+    if found is not None:
         return found
     return Exit(code=137 if container.running else 128, oom_killed=False, finished_ns=time.time_ns())
+
+
+def _recorded(containers: Containers, container: Container) -> Exit | None:
+    """The recorded end of the last run, None when there is no record but that of an end known already.
+
+    A start begins with the removal of the former record; the engine may have died before that.
+    """
+    found = Exit.load(containers.state_dir(container.id))
+    return None if found is not None and found.finished_ns == container.state.finished_ns else found
 
 
 async def _record_end(containers: Containers, container: Container, exit_: Exit) -> None:
@@ -102,8 +122,7 @@ async def _record_end(containers: Containers, container: Container, exit_: Exit)
         if not container.running:
             # The start had begun; whether the program ever ran only the exit record tells.
             container.state.starting = False
-            recorded = Exit.load(containers.state_dir(container.id))
-            if recorded is None:
+            if _recorded(containers, container) is None:
                 await launching.release(containers, container, live)
                 containers.registry.save(container)
                 return
@@ -151,6 +170,8 @@ async def _start_again(containers: Containers, container: Container) -> None:
         if container.running or live.removing:
             return
         container.state.stopped_by_user = False
+        if container.state.status != "restarting":
+            container.restart_count = 0
         await lifecycle.run(containers, container, live)
 
 

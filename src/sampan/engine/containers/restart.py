@@ -37,10 +37,13 @@ def decide(container: Container, live: Live, *, closing: bool = False) -> float 
 
 
 def at_engine_start(container: Container) -> bool:
-    """Whether a container that doesn't run is started with the engine: ``always`` even if it was stopped."""
+    """Whether a container that doesn't run is started with the engine: ``always`` even if it was stopped.
+
+    One that was waiting for its restart is restarted; that is counted already.
+    """
     state, policy = container.state, container.host.restart_policy.name
     if not state.started_ns or state.status in ("created", "removing", "dead"):
         return False
-    if policy == "always":
+    if policy == "always" or state.status == "restarting":
         return True
     return not state.stopped_by_user and wants(container)

@@ -48,8 +48,10 @@ class Segment:
     icc: bool = True
     # Addresses that replace masquerading, by IP version (host_ipv4, host_ipv6).
     snat: tuple[str, ...] = ()
-    # IP versions of a routed network ("routed", "nat-unprotected"): every port is reachable from outside.
+    # IP versions in which every port is reachable from outside ("nat-unprotected"), and those without address
+    # translation, in which published ports are reachable at the container's own address ("routed").
     open: tuple[int, ...] = ()
+    routed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,12 @@ def segment_elements(segment: Segment) -> Elements:
         result["internal"] = [bridge]
     for version in segment.open:
         result.setdefault(f"open{version}", []).append(bridge)
+    for version in segment.routed:
+        result.setdefault(f"routed{version}", []).append(bridge)
     for subnet in segment.subnets:
         version = _version(subnet)
         result.setdefault(f"own{version}", []).append(f"{subnet} . {bridge}")
-        if segment.internal or not segment.masquerade or version in segment.open:
+        if segment.internal or not segment.masquerade or version in segment.routed:
             continue
         address = next((item for item in segment.snat if _version(item) == version), "")
         if address:
@@ -117,11 +121,14 @@ _SETS_OF_FAMILY = """
   set masq{v} {{ type {addr}; flags interval; }}
   map snat{v} {{ type {addr} : {addr}; flags interval; }}
   set open{v} {{ type ifname; }}
+  set routed{v} {{ type ifname; }}
+  set reach{v} {{ type {addr} . inet_proto . inet_service; }}
   map any{v} {{ type inet_proto . inet_service : {addr} . inet_service; }}
   map to{v} {{ type {addr} . inet_proto . inet_service : {addr} . inet_service; }}
   set egress{v} {{ type {addr}; }}
   set allow{v} {{ type {addr} . {addr}; flags interval; }}
   set allowport{v} {{ type {addr} . {addr} . inet_proto . inet_service; flags interval; }}
+  set linked{v} {{ type {addr} . {addr} . inet_proto . inet_service; }}
   set pin{v} {{ type {addr} . {addr}; size 65536; flags timeout; }}
   set pinport{v} {{ type {addr} . {addr} . inet_proto . inet_service; size 65536; flags timeout; }}
   set refused{v} {{ type {addr} . {addr} . inet_proto . inet_service;
@@ -170,11 +177,16 @@ _CHAINS = """
     oifname @internal iifname . oifname != @same drop
     iifname @internal iifname . oifname != @same drop
     iifname . oifname @same accept
+    ip saddr . ip daddr . meta l4proto . th dport @linked4 accept
     ip saddr @egress4 jump egress
     ip6 saddr @egress6 jump egress
     oifname @bridges ct status dnat accept
     meta nfproto ipv4 oifname @open4 accept
     meta nfproto ipv6 oifname @open6 accept
+    ip daddr . meta l4proto . th dport @reach4 accept
+    ip6 daddr . meta l4proto . th dport @reach6 accept
+    ip protocol icmp oifname @routed4 accept
+    meta l4proto ipv6-icmp oifname @routed6 accept
     oifname @bridges drop
   }
   chain input { type filter hook input priority filter - 1; policy accept;
@@ -236,7 +248,7 @@ class Firewall:
     short_cut: bool = True
     _segments: dict[str, Segment] = field(default_factory=dict)
     _forwarded: dict[Forwarded, None] = field(default_factory=dict)
-    _egress: dict[str, Elements] = field(default_factory=dict)
+    _owned: dict[str, Elements] = field(default_factory=dict)
     present: bool = False
 
     def reset(self) -> None:
@@ -247,7 +259,7 @@ class Firewall:
         elements = _join(
             [
                 *(segment_elements(item) for item in self._segments.values()),
-                *self._egress.values(),
+                *self._owned.values(),
                 self._forwarded_elements(self._forwarded),
             ]
         )
@@ -305,13 +317,16 @@ class Firewall:
             del self._forwarded[item]
         self._change("delete", self._forwarded_elements(old))
 
-    def set_egress(self, owner: str, elements: Elements) -> None:
-        """Put a container under egress control (see network.egress); {} ends it."""
-        old = self._egress.pop(owner, None)
+    def set_owned(self, owner: str, elements: Elements) -> None:
+        """What somebody has of his own in the sets (egress control of a container, a link); {} ends it."""
+        old = self._owned.pop(owner, None)
+        if old == elements and elements:
+            self._owned[owner] = elements
+            return
         if old:
             self._change("delete", old)
         if elements:
-            self._egress[owner] = elements
+            self._owned[owner] = elements
             self._change("add", elements)
 
     def forget_refused(self, version: int, entry: Mapping[str, object]) -> None:

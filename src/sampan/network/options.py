@@ -21,7 +21,6 @@ ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MODES = ("", "nat", "nat-unprotected", "routed", "isolated")
-_ROUTED = ("routed", "nat-unprotected")
 
 
 def _bool(options: Mapping[str, str], name: str, default: bool) -> bool:
@@ -111,10 +110,9 @@ class BridgeOptions:
             iface_prefix=options.get(IFACE_PREFIX, "") or "eth",
         )
 
-    @property
-    def open_versions(self) -> tuple[int, ...]:
-        """The IP versions in which containers are reachable without publishing."""
-        return tuple(version for version, mode in zip((4, 6), self.modes, strict=True) if mode in _ROUTED)
+    def versions(self, mode: str) -> tuple[int, ...]:
+        """The IP versions that have this gateway mode."""
+        return tuple(version for version, known in zip((4, 6), self.modes, strict=True) if known == mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +152,15 @@ class LanOptions:
 
 
 def endpoint_sysctls(options: Mapping[str, str], interface: str) -> dict[str, str]:
-    """The sysctls of ``com.docker.network.endpoint.sysctls``. InvalidParameter when malformed."""
+    """The sysctls of ``com.docker.network.endpoint.sysctls``. InvalidParameter when malformed.
+
+    The stock client writes ``driver-opt`` in lower case, IFNAME too.
+    """
     result = {}
     for item in filter(None, options.get(ENDPOINT_SYSCTLS, "").split(",")):
         name, separator, value = item.partition("=")
         parts = name.strip().split(".")
-        if not separator or parts[0] != "net" or len(parts) < 4 or parts[3] != "IFNAME":
+        if not separator or parts[0] != "net" or len(parts) < 4 or parts[3].upper() != "IFNAME":
             raise InvalidParameter(
                 f"unable to parse sysctl {item!r} in {ENDPOINT_SYSCTLS}".replace("'", '"'),
                 hint="Write net.ipv4.conf.IFNAME.log_martians=1, several separated by commas.",

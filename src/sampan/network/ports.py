@@ -33,6 +33,12 @@ class Wanted:
     first: int = 0
     last: int = 0
 
+    def hosts(self, versions: Sequence[int]) -> list[str]:
+        """The host's addresses to bind, of these IP versions."""
+        if self.host_ip:
+            return [self.host_ip] if (6 if ":" in self.host_ip else 4) in versions else []
+        return [ANY[version] for version in versions if version == 4 or has_ipv6()]
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -133,13 +139,20 @@ class Reservations:
         self._next = self._range[0]
         self._owned: dict[tuple[str, int, str], str] = {}
 
-    def reserve(self, wanted: Iterable[Wanted], owner: str) -> list[Reserved]:
-        """Bind all or none. SystemFailure (500) with dockerd's words for a port that is taken."""
+    def reserve(
+        self, wanted: Iterable[Wanted], owner: str, versions: Sequence[int] = (4, 6)
+    ) -> list[Reserved]:
+        """Bind all or none. SystemFailure (500) with dockerd's words for a port that is taken.
+
+        Only addresses of these IP versions are bound.
+        """
         with contextlib.ExitStack() as undo:
             result: list[Reserved] = []
             undo.callback(lambda: self.release(result))
             for item in wanted:
-                result += self._reserve(item, owner)
+                hosts = item.hosts(versions)
+                if hosts:
+                    result += self._reserve(item, owner, hosts)
             undo.pop_all()
         return result
 
@@ -159,11 +172,11 @@ class Reservations:
         for item in published:
             self._owned.pop((item.host_ip, item.host_port, item.protocol), None)
 
-    def _reserve(self, wanted: Wanted, owner: str) -> list[Reserved]:
+    def _reserve(self, wanted: Wanted, owner: str, hosts: Sequence[str]) -> list[Reserved]:
         failure: SystemFailure | None = None
         for port in self._candidates(wanted):
             try:
-                return self._bind_all(wanted, port, owner)
+                return self._bind_all(wanted, port, owner, hosts)
             except SystemFailure as refused:
                 failure = failure or refused
                 if not isinstance(refused, _Taken):
@@ -182,8 +195,7 @@ class Reservations:
             self._next = port + 1 if port < last else first
             yield port
 
-    def _bind_all(self, wanted: Wanted, port: int, owner: str) -> list[Reserved]:
-        hosts = [wanted.host_ip] if wanted.host_ip else [ANY[4], *([ANY[6]] if has_ipv6() else [])]
+    def _bind_all(self, wanted: Wanted, port: int, owner: str, hosts: Sequence[str]) -> list[Reserved]:
         with contextlib.ExitStack() as undo:
             result: list[Reserved] = []
             undo.callback(lambda: self.release(result))

@@ -12,6 +12,7 @@ from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import enter, in_thread, open_netns
+from sampan.network import hostsfile
 from sampan.network import sandbox as inside
 from sampan.network.options import BridgeOptions
 from sampan.runtime.config import ContainerConfig, EndpointSettings, HostConfig
@@ -123,6 +124,7 @@ async def _join(
         networks.catalog.release(network.id, endpoint.addresses())
         raise
     await networks.sandboxes.changed(item)
+    hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
 
 
@@ -218,4 +220,5 @@ async def _leave(networks: Networks, network: NetworkRecord, item: Sandbox, endp
     networks.catalog.release(network.id, endpoint.addresses())
     networks.names.left(endpoint)
     await networks.sandboxes.changed(item)
+    hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("disconnect", endpoint, item.container)

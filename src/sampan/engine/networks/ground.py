@@ -123,7 +123,8 @@ class Ground:
             internal=network.internal,
             icc=options.icc and (self.config.icc or not network.is_default_bridge),
             snat=tuple(filter(None, (options.host_ipv4, options.host_ipv6))),
-            open=options.open_versions,
+            open=options.versions("nat-unprotected"),
+            routed=options.versions("routed"),
         )
 
     def _ensure_parent(self, network: NetworkRecord) -> None:

@@ -110,14 +110,14 @@ class Guard:
             return
         rules = [rule for text in item.egress for rule in egress.parse(text)]
         sources = [address for endpoint in item.endpoints for address in endpoint.addresses()]
-        self._networks.ground.firewall.set_egress(item.container, egress.elements(rules, sources))
+        self._networks.ground.firewall.set_owned(item.container, egress.elements(rules, sources))
 
     def release(self, item: Sandbox) -> None:
         """End control of a sandbox; what it was refused is forgotten."""
         if item.egress is None:
             return
         firewall = self._networks.ground.firewall
-        firewall.set_egress(item.container, {})
+        firewall.set_owned(item.container, {})
         for version, entry in self._refused_elements():
             if entry["source"] in [a for endpoint in item.endpoints for a in endpoint.addresses()]:
                 firewall.forget_refused(version, entry)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sampan import errors
+from sampan.engine.networks.links import link_names
 from sampan.engine.networks.records import Endpoint, Sandbox
 from sampan.engine.networks.types import SandboxRequest
 from sampan.network import egress, files
@@ -60,8 +61,7 @@ def _link_lines(networks: Networks, request: SandboxRequest, item: Sandbox) -> l
             continue
         for endpoint in other.endpoints:
             if endpoint.network_id == bridge.network_id and endpoint.ipv4:
-                labels = list(dict.fromkeys([alias, other.container[:12], other.name]))
-                lines.append((endpoint.ipv4, labels))
+                lines.append((endpoint.ipv4, link_names(alias, other)))
     return lines
 
 

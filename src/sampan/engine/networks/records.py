@@ -121,6 +121,14 @@ class Sandbox(msgspec.Struct, omit_defaults=True):
     extra_hosts: dict[str, str] = {}
     egress: list[str] | None = None
     announced: list[str] = []
+    # Links on the default bridge: container ids by alias.
+    links: dict[str, str] = {}
+    domainname: str = ""
+
+    @property
+    def label(self) -> str:
+        """What its own addresses are called in its /etc/hosts."""
+        return f"{self.hostname}.{self.domainname} {self.hostname}" if self.domainname else self.hostname
 
 
 def new_id() -> str:

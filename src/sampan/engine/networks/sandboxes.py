@@ -18,18 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from sampan import errors
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks import publishing
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
-from sampan.engine.networks.records import Binding, Endpoint, NetworkRecord, Sandbox, new_id
+from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import Prepared, SandboxRequest
-from sampan.kernel import conntrack
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import in_thread, open_netns
-from sampan.network import egress, ports, sandbox
-from sampan.network.firewall import Forwarded
+from sampan.network import egress, sandbox
 from sampan.network.options import EGRESS, BridgeOptions, LanOptions
-from sampan.network.ports import Published, Reserved
-from sampan.network.switchboard.client import Target
 
 if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
@@ -45,7 +42,6 @@ class Sandboxes:
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._live: dict[str, Sandbox] = {}
-        self._reserved: dict[str, list[Reserved]] = {}
         self._leaving: dict[str, float] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -71,8 +67,7 @@ class Sandboxes:
             self._live[item.container] = item
             for endpoint in item.endpoints:
                 self._retake(endpoint)
-            published = [_published(binding) for binding in item.published]
-            self._networks.reservations.adopt(published, item.container)
+            self._networks.publishing.adopt(item)
 
     def _retake(self, endpoint: Endpoint) -> None:
         network = self._networks.catalog.find(endpoint.network_id)
@@ -109,6 +104,7 @@ class Sandboxes:
         catalog = self._networks.catalog
         chosen = places.choose(catalog, request)
         item = Sandbox(request.container_id, request.name, request.hostname, new_id(), mode)
+        item.domainname = request.config.domainname
         item.exposed = sorted(request.config.exposed_ports or {})
         options: dict[str, tuple[str, dict[str, str]]] = {}
         with contextlib.ExitStack() as undo:
@@ -124,7 +120,9 @@ class Sandboxes:
             places.name_interfaces(item.endpoints, options)
             item.egress = self._egress(request, chosen)
             item.resolver = resolver_wanted(self._networks, item)
-            self._reserve(item, request)
+            if any(network.is_default_bridge for network, _settings in chosen):
+                item.links = dict(request.links)
+            self._networks.publishing.reserve(item, request)
             undo.pop_all()
         return item
 
@@ -150,44 +148,6 @@ class Sandboxes:
             return None
         return [str(rule) for text in given for rule in egress.parse(text)]
 
-    def _reserve(self, item: Sandbox, request: SandboxRequest) -> None:
-        target = self._publishing(item)
-        if target is None:
-            return
-        network = self._networks.catalog.get(target.network_id)
-        options = BridgeOptions.parse(network.options, internal=network.internal)
-        default_ip = options.binding_ip or self._networks.config.ip
-        wanted = ports.plan(
-            {key: [_binding(entry) for entry in value or ()] for key, value in
-             (request.host.port_bindings or {}).items()},
-            request.config.exposed_ports or (),
-            publish_all=request.host.publish_all_ports,
-            default_ip="" if default_ip in ("0.0.0.0", "") else default_ip,
-        )  # fmt: skip
-        if not wanted:
-            return
-        try:
-            reserved = self._networks.reservations.reserve(wanted, item.container)
-        except errors.SystemFailure as failure:
-            what = f"driver failed programming external connectivity on endpoint {item.name} ({target.id}): "
-            raise errors.SystemFailure(what + failure.message, hint=failure.hint) from failure
-        self._reserved[item.container] = reserved
-        item.published = [
-            Binding(
-                one.published.port, one.published.protocol, one.published.host_ip, one.published.host_port
-            )
-            for one in reserved
-        ]
-
-    def _publishing(self, item: Sandbox) -> Endpoint | None:
-        """The endpoint that published ports lead to: the one with the default route, on a bridge."""
-        bridges = [
-            endpoint
-            for endpoint in item.endpoints
-            if endpoint.driver == "bridge" and not self._networks.catalog.get(endpoint.network_id).internal
-        ]
-        return places.gateway_endpoint(bridges, 4) or places.gateway_endpoint(bridges, 6)
-
     # -- attach --------------------------------------------------------------------------------------------
 
     async def attach(self, container: str, pid: int) -> None:
@@ -201,7 +161,7 @@ class Sandboxes:
         interfaces = [
             self.interface(item, endpoint) for endpoint in item.endpoints if endpoint.driver != "null"
         ]
-        loopback = _loopback(item)
+        loopback = publishing.loopback(item)
         try:
             netns = open_netns(pid)
         except OSError as failure:
@@ -225,11 +185,17 @@ class Sandboxes:
             log.warning("container %s: %s", container[:12], warning)
         item.pid = pid
         self._networks.store.save_sandbox(item)
-        self._open_ways(item)
+        self._networks.publishing.open(item)
+        self._networks.guard.control(item)
         await self._networks.switchboard.serve(
-            item.container, pid, self._listeners(item), self._reserved.pop(container, []), built.sockets
+            container,
+            pid,
+            self._networks.publishing.targets(item),
+            self._networks.publishing.take(container),
+            built.sockets,
         )
         self._networks.names.changed(item)
+        await self._networks.links.attached(item)
 
     def interface(self, item: Sandbox, endpoint: Endpoint) -> sandbox.Interface:
         """What to build for an endpoint."""
@@ -271,38 +237,6 @@ class Sandboxes:
                     if text:
                         self._networks.ground.forwarding.require(version)
 
-    def _open_ways(self, item: Sandbox) -> None:
-        """Lead published ports to the container, and put it under egress control."""
-        forwarded = self.forwarded(item)
-        if forwarded:
-            self._networks.ground.firewall.publish(forwarded)
-            self._forget_udp(forwarded)
-        self._networks.guard.control(item)
-
-    def forwarded(self, item: Sandbox) -> list[Forwarded]:
-        """Where the published ports of a sandbox lead."""
-        endpoint = self._publishing(item)
-        if endpoint is None:
-            return []
-        result = []
-        for one in item.published:
-            target = endpoint.ipv6 if ":" in one.host_ip and endpoint.ipv6 else endpoint.ipv4 or endpoint.ipv6
-            result.append(Forwarded(one.protocol, one.host_ip, one.host_port, target, one.port))
-        return result
-
-    def _listeners(self, item: Sandbox) -> list[Target]:
-        return [
-            Target(one.protocol, one.host_ip, one.host_port, one.target, one.target_port)
-            for one in self.forwarded(item)
-        ]
-
-    def _forget_udp(self, forwarded: Iterable[Forwarded]) -> None:
-        changed = {one.host_port for one in forwarded if one.protocol == "udp"}
-        if changed:
-            self._networks.in_background(
-                lambda: conntrack.forget(lambda flow: flow.protocol == 17 and flow.port in changed)
-            )
-
     # -- after ---------------------------------------------------------------------------------------------
 
     def announce(self, container: str) -> None:
@@ -318,13 +252,14 @@ class Sandboxes:
     async def release(self, container: str) -> None:
         """Give everything back; a container without sandbox is no error. Tells "network disconnect"."""
         item = self._live.pop(container, None)
-        for one in self._reserved.pop(container, []):
-            one.socket.close()
         if item is None:
             return
         self._networks.names.gone(item)
+        self._networks.links.released(item)
         await self._networks.switchboard.drop(container)
-        self._close_ways(item)
+        self._networks.publishing.close(item)
+        with contextlib.suppress(errors.SampanError, OSError):
+            self._networks.guard.release(item)
         for endpoint in item.endpoints:
             self._networks.catalog.release(endpoint.network_id, endpoint.addresses())
             if endpoint.outer and item.pid:
@@ -335,21 +270,6 @@ class Sandboxes:
                 self._networks.publish_endpoint("disconnect", endpoint, container)
         if self._leaving and (self._sweeper is None or self._sweeper.done()):
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-
-    def _close_ways(self, item: Sandbox) -> None:
-        forwarded = self._forwarded_quietly(item)
-        with contextlib.suppress(errors.SampanError, OSError):
-            if forwarded:
-                self._networks.ground.firewall.withdraw(forwarded)
-                self._forget_udp(forwarded)
-            self._networks.guard.release(item)
-        self._networks.reservations.disown(_published(binding) for binding in item.published)
-
-    def _forwarded_quietly(self, item: Sandbox) -> list[Forwarded]:
-        try:
-            return self.forwarded(item)
-        except errors.NotFound:
-            return []
 
     async def _sweep(self) -> None:
         """Delete outer ends of veths that didn't go by themselves: somebody still uses their namespace."""
@@ -376,7 +296,9 @@ class Sandboxes:
             item.pid = pid
             with contextlib.suppress(errors.SampanError, OSError):
                 self._forward(item)
-                self._open_ways(item)
+                self._networks.publishing.open(item)
+                self._networks.guard.control(item)
+                await self._networks.links.attached(item)
         own = [item for item in self._live.values() if places.is_private(item.mode)]
         await self._networks.switchboard.restore(
             [item.container for item in own], [endpoint.id for item in own for endpoint in item.endpoints]
@@ -387,21 +309,17 @@ class Sandboxes:
     async def _mend(self, item: Sandbox) -> None:
         """Give the switchboard what it lacks for a running sandbox: it was killed, or starts anew."""
         lacks_ports, lacks_resolver = self._networks.switchboard.lacking(
-            item.container, bool(item.published), item.resolver
+            item.container, bool(publishing.bound(item)), item.resolver
         )
         if not places.is_private(item.mode) or not (lacks_ports or lacks_resolver):
             self._networks.names.changed(item)
             return
-        reserved = []
-        if lacks_ports:
-            for binding in item.published:
-                with contextlib.suppress(errors.SampanError):
-                    reserved.append(Reserved(_published(binding), ports.bind(_published(binding))))
+        reserved = self._networks.publishing.again(item) if lacks_ports else []
         sockets = None
         with contextlib.suppress(OSError):
             sockets = await self._new_sockets(item)
         await self._networks.switchboard.serve(
-            item.container, item.pid, self._listeners(item), reserved, sockets
+            item.container, item.pid, self._networks.publishing.targets(item), reserved, sockets
         )
         self._networks.names.changed(item)
 
@@ -412,7 +330,7 @@ class Sandboxes:
         try:
             return await in_thread(
                 lambda: sandbox.reopen(
-                    netns, interfaces, loopback_ports=_loopback(item), resolver=item.resolver
+                    netns, interfaces, loopback_ports=publishing.loopback(item), resolver=item.resolver
                 )
             )
         finally:
@@ -420,21 +338,19 @@ class Sandboxes:
 
     async def mend_all(self) -> None:
         """The switchboard died: give the new one everything."""
-        for item in list(self._live.values()):
+        # Those with a resolver first: they start it, and names are told only where there is one.
+        for item in sorted(self._live.values(), key=lambda item: not item.resolver):
             if item.pid:
                 await self._mend(item)
 
     @contextlib.contextmanager
     def changing(self, item: Sandbox) -> Iterator[None]:
         """Around a change of a running sandbox's endpoints: its ways are closed before and opened after."""
-        before = self.forwarded(item)
+        before = self._networks.publishing.forwarded(item)
         try:
             yield
         finally:
-            after = self.forwarded(item)
-            firewall = self._networks.ground.firewall
-            firewall.withdraw([one for one in before if one not in after])
-            firewall.publish(after)
+            self._networks.publishing.change(item, before)
             self._networks.guard.control(item)
 
     async def changed(self, item: Sandbox) -> None:
@@ -442,25 +358,12 @@ class Sandboxes:
         self._networks.store.save_sandbox(item)
         self._forward(item)
         with contextlib.suppress(OSError):
-            await self._networks.switchboard.retarget(item.container, self._listeners(item))
+            await self._networks.switchboard.retarget(item.container, self._networks.publishing.targets(item))
         self._networks.names.changed(item)
 
     def key(self, item: Sandbox) -> str:
         """The path of the sandbox's network namespace (inspect's SandboxKey)."""
         return str(Path("/proc") / str(item.pid) / "ns/net") if item.pid else ""
-
-
-def _loopback(item: Sandbox) -> tuple[tuple[str, int], ...]:
-    """The published ports of a container, as it sees them: those that may fall back to its loopback."""
-    return tuple(dict.fromkeys((one.protocol, one.port) for one in item.published))
-
-
-def _published(binding: Binding) -> Published:
-    return Published(binding.port, binding.protocol, binding.host_ip, binding.host_port)
-
-
-def _binding(entry: Any) -> dict[str, str]:
-    return {"HostIp": entry.host_ip, "HostPort": entry.host_port}
 
 
 def _prefix(network: NetworkRecord) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
@@ -18,8 +19,10 @@ from sampan.engine.networks.create import CreateNetwork, plan
 from sampan.engine.networks.defaults import default_networks
 from sampan.engine.networks.ground import Ground
 from sampan.engine.networks.guard import Guard
+from sampan.engine.networks.links import Links
 from sampan.engine.networks.names import Names, check_extra_hosts
-from sampan.engine.networks.records import Endpoint, NetworkRecord, Store
+from sampan.engine.networks.publishing import Publishing
+from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, Store
 from sampan.engine.networks.sandboxes import Sandboxes
 from sampan.engine.networks.types import Containers, Events, Prepared, SandboxRequest
 from sampan.network import egress, files, ports
@@ -60,6 +63,8 @@ class Networks:
         self.switchboard = Switchboard(config.exec_root / "network", self._switchboard_died)
         self.sandboxes = Sandboxes(self)
         self.names = Names(self)
+        self.links = Links(self)
+        self.publishing = Publishing(self)
         self.guard = Guard(self)
         self.containers: Containers | None = None
         self._background: set[asyncio.Task[object]] = set()
@@ -114,6 +119,10 @@ class Networks:
     def host_gateway(self) -> str:
         """The address that ``host-gateway`` stands for: the default bridge's."""
         return next((item.gateway for item in self.default.subnets), "")
+
+    def hosts_path(self, item: Sandbox) -> Path:
+        """The file that a container has as its /etc/hosts."""
+        return self.config.data_root / "containers" / item.container / "hosts"
 
     # -- doors for containers ------------------------------------------------------------------------------
 
@@ -211,7 +220,7 @@ class Networks:
             return {}
         result: dict[str, Any] = dict.fromkeys(item.exposed)
         for one in item.published:
-            entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port)}
+            entry = {"HostIp": one.host_ip, "HostPort": str(one.host_port or "")}
             key = f"{one.port}/{one.protocol}"
             result[key] = [*(result.get(key) or []), entry]
         return dict(sorted(result.items()))

@@ -194,6 +194,8 @@ class Switchboard:
             if self._socket is None:
                 try:
                     self._use(await asyncio.to_thread(self._start))
+                    # A container asks from the moment of its "client": by then all names must be known.
+                    self._waiting = deque(sorted(self._waiting, key=lambda one: one.order["op"] == "client"))
                 except OSError as failure:
                     log.error("no switchboard: %s", failure)
                     while self._waiting:

@@ -22,6 +22,7 @@ from sampan.images.store import Image, ImageStore
 from sampan.registry.pull import Puller
 from sampan.registry.push import push
 from sampan.registry.transport import Transport
+from sampan.storage.gates import Gates
 from tests.registry.conftest import free_port
 
 NewStore = Callable[[str], ImageStore]
@@ -47,14 +48,14 @@ def test_what_is_pushed_is_what_is_pulled(new_store: NewStore, registry: str) ->
     assert push(one, Transport(name.domain), name, again.append).digest == pushed.digest
     assert "Layer already exists" in [line.get("status") for line in again]
     pulled_lines: list[dict[str, Any]] = []
-    pulled = Puller(two).pull(Transport(name.domain), name, pulled_lines.append)
+    pulled = Puller(two, Gates()).pull(Transport(name.domain), name, pulled_lines.append)
     assert (pulled.image.id, pulled.digest, pulled.newer) == (image.id, pushed.digest, True)
     statuses = [line["status"] for line in pulled_lines]
     assert statuses[0] == "Pulling from team/x"
     assert statuses[-1] == f"Status: Downloaded newer image for {name.familiar}"
     assert "Pull complete" in statuses and "Downloading" in statuses
     assert two.get(f"{registry}/team/x@{pushed.digest}").id == image.id
-    assert Puller(two).pull(Transport(name.domain), name, lambda _: None).newer is False
+    assert Puller(two, Gates()).pull(Transport(name.domain), name, lambda _: None).newer is False
     # A pulled image goes out as it came.
     assert push(two, Transport(name.domain), name, lambda _: None).digest == pushed.digest
 
@@ -63,12 +64,12 @@ def test_missing_names_and_absent_registries(new_store: NewStore, registry: str)
     store = new_store("one")
     name = Reference.parse(f"{registry}/nosuch:1")
     with pytest.raises(errors.NotFound, match=r"manifest for .*/nosuch:1 not found: manifest unknown: "):
-        Puller(store).pull(Transport(name.domain), name, lambda _: None)
+        Puller(store, Gates()).pull(Transport(name.domain), name, lambda _: None)
     with pytest.raises(errors.NotFound, match="An image does not exist locally with the tag"):
         push(store, Transport(name.domain), name, lambda _: None)
     gone = f"127.0.0.1:{free_port()}"
     with pytest.raises(errors.SystemFailure, match=r'^Get "http://.*/v2/": dial tcp .* refused$'):
-        Puller(store).pull(Transport(gone), Reference.parse(f"{gone}/x"), lambda _: None)
+        Puller(store, Gates()).pull(Transport(gone), Reference.parse(f"{gone}/x"), lambda _: None)
     assert store.list() == []
 
 
@@ -124,7 +125,7 @@ def test_broken_connections_are_taken_up(new_store: NewStore, registry: str, cut
     image = make_image(one, name, 3_000_000)
     push(one, Transport(name.domain), name, lambda _: None)
     there = Reference.parse(f"{cutter.address}/big:1")
-    pulled = Puller(two).pull(Transport(there.domain), there, lambda _: None)
+    pulled = Puller(two, Gates()).pull(Transport(there.domain), there, lambda _: None)
     assert pulled.image.id == image.id
     assert cutter.cuts >= 7
     assert list((two.blobs.root / "ingest").iterdir()) == []
@@ -141,6 +142,6 @@ def test_a_layer_that_is_not_what_its_digest_says(new_store: NewStore, registry:
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
     with pytest.raises(errors.SampanError):
-        Puller(two).pull(Transport(name.domain), name, lambda _: None)
+        Puller(two, Gates()).pull(Transport(name.domain), name, lambda _: None)
     assert two.list() == [] and two.layers.list() == []
     assert list((two.layers.root / "tmp").iterdir()) == []

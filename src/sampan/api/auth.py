@@ -1,22 +1,46 @@
-"""``/auth`` and ``/distribution``: what needs a registry."""
+"""``/auth`` and ``/distribution``: what is asked of a registry."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sampan import errors
-from sampan.api.http import Request, Response, Route
+import msgspec
+
+from sampan.api.http import Request, Response, Route, json_response
+from sampan.engine import registries
+from sampan.images.reference import Reference
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
 
 
-async def not_yet(engine: Engine, request: Request) -> Response:
-    """Refused: the registry client isn't wired to these endpoints."""
-    raise errors.Unsupported(
-        "logging in to and asking registries is not supported yet",
-        hint="Bring images with 'docker load' or 'docker import'.",
-    )
+class AuthConfig(msgspec.Struct):
+    """The body of POST /auth."""
+
+    username: str = ""
+    password: str = ""
+    server_address: str = msgspec.field(default="", name="serveraddress")
+    identity_token: str = msgspec.field(default="", name="identitytoken")
 
 
-ROUTES = [Route("POST", "/auth", not_yet), Route("GET", "/distribution/{name}/json", not_yet)]
+async def auth(engine: Engine, request: Request) -> Response:
+    """POST /auth: try credentials; nothing is kept."""
+    asked = await request.json(AuthConfig)
+    login = {
+        "username": asked.username,
+        "password": asked.password,
+        "identitytoken": asked.identity_token,
+    }
+    token = await registries.log_in(engine, asked.server_address, login)
+    answer = {"Status": "Login Succeeded"}
+    return json_response(answer | ({"IdentityToken": token} if token else {}))
+
+
+async def distribution(engine: Engine, request: Request) -> Response:
+    """GET /distribution/{name}/json."""
+    reference = Reference.parse(request.params["name"]).with_default_tag()
+    login = registries.decode_auth(request.headers.get("x-registry-auth"))
+    return json_response(await registries.describe(engine, reference, login))
+
+
+ROUTES = [Route("POST", "/auth", auth), Route("GET", "/distribution/{name}/json", distribution)]

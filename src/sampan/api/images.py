@@ -156,11 +156,10 @@ async def create(engine: Engine, request: Request) -> Answer:
     query = request.query
     if query.get("fromImage"):
         wanted = from_parts(query.get("fromImage"), query.get("tag"))
-        if not wanted.tag and not wanted.digest:
-            raise errors.Unsupported("pulling all tags is not supported", hint="Name the tag to pull.")
+        every_tag = not wanted.tag and not wanted.digest
         platform = parse_platform(query.get("platform")) if query.get("platform") else None
         login = registries.decode_auth(request.headers.get("x-registry-auth"))
-        return await streams.progress(registries.pull(engine, wanted, login, platform))
+        return await streams.progress(registries.pull(engine, wanted, login, platform, every_tag=every_tag))
     if query.get("fromSrc") != "-":
         raise errors.Unsupported(
             "importing from a URL is not supported", hint="Pipe it: curl URL | docker import -"
@@ -190,7 +189,35 @@ async def search(engine: Engine, request: Request) -> Response:
     limit = request.query.int("limit", 25)
     if limit and not 1 <= limit <= 100:
         raise errors.InvalidParameter(f"limit {limit} is outside the range of [1, 100]")
-    raise errors.Unsupported("searching Docker Hub is not supported")
+    filters = request.query.filters(("is-official", "is-automated", "stars"))
+    login = registries.decode_auth(request.headers.get("x-registry-auth"))
+    found = await registries.search(engine, request.query.get("term"), limit or 25, login)
+    return json_response([_result(one) for one in found if _matches(one, filters)])
+
+
+def _result(found: dict[str, Any]) -> dict[str, Any]:
+    """One repository, with the types that clients count on whatever the registry sent."""
+    return {
+        "star_count": found["star_count"] if isinstance(found.get("star_count"), int) else 0,
+        "is_official": found.get("is_official") is True,
+        "name": str(found.get("name", "")),
+        "is_automated": False,
+        "description": str(found.get("description") or ""),
+    }
+
+
+def _matches(found: dict[str, Any], filters: dict[str, list[str]]) -> bool:
+    shown = _result(found)
+    if "is-official" in filters and filter_bool(filters, "is-official", False) != shown["is_official"]:
+        return False
+    if "is-automated" in filters and filter_bool(filters, "is-automated", False):
+        return False
+    for stars in filters.get("stars", ()):
+        if not stars.isdigit():
+            raise errors.InvalidParameter(f"invalid filter 'stars={stars}'")
+        if shown["star_count"] < int(stars):
+            return False
+    return True
 
 
 ROUTES = [

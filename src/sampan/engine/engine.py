@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
-from sampan.build.worker import BuildMount, Output, RunRequest
-from sampan.engine import registries, steps
-from sampan.engine.build import Builder
+from sampan.engine import buildfiles, registries, steps
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import launchspec, recovery
 from sampan.engine.containers.cleanup import Cleaner
@@ -24,8 +22,13 @@ from sampan.runtime.config import ContainerConfig, HostConfig
 from sampan.runtime.supervisor import Supervisor
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
+from sampan.storage.gates import Gates
 from sampan.storage.gc import Leases, Reachable
 from sampan.storage.layers import LayerStore
+
+if TYPE_CHECKING:
+    from sampan.build.worker import BuildMount, Output, RunRequest
+    from sampan.engine.build import Builder
 
 
 class Engine:
@@ -44,6 +47,7 @@ class Engine:
         self.leases = Leases(self.db, self.blobs, self.layers)
         self.images = ImageStore(self.db, self.blobs, self.layers)
         self.leases.add_roots(self.images.reachable)
+        self.gates = Gates()
         self.volumes = Volumes(root / "volumes", self.db, self.events)
         self.supervisor = Supervisor()
         self.registry = Registry(self.db)
@@ -65,8 +69,15 @@ class Engine:
         )
         self.leases.add_roots(self._containers_need)
         self.execs = Execs(self.containers)
-        self.builder = Builder(
-            config,
+        self._restart: asyncio.Task[None] | None = None
+
+    @cached_property
+    def builder(self) -> Builder:
+        """Loaded with the first build: it is an eighth of an idle engine's memory."""
+        from sampan.engine.build import Builder
+
+        return Builder(
+            self.config,
             self.db,
             images=self.images,
             layers=self.layers,
@@ -75,7 +86,6 @@ class Engine:
             run=self._run_build_step,
             pull=partial(registries.pull_base, self),
         )
-        self._restart: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, config: EngineConfig) -> Engine:
@@ -90,8 +100,9 @@ class Engine:
             undo.push_async_callback(engine.supervisor.close)
             await engine.networks.open()
             undo.push_async_callback(engine.networks.close)
+            await steps.sweep(engine.containers)
             await recovery.recover(engine.containers)
-            await engine.builder.open()
+            await asyncio.to_thread(buildfiles.sweep, config)
             engine.cleaner.start()
             engine._restart = asyncio.create_task(recovery.autostart(engine.containers))
             undo.pop_all()
@@ -105,7 +116,8 @@ class Engine:
         await recovery.shut_down(
             self.containers, live_restore=self.config.live_restore, timeout=self.config.shutdown_timeout
         )
-        await self.builder.close()
+        if "builder" in self.__dict__:
+            await self.builder.close()
         await self.execs.close()
         await self.cleaner.close()
         await self.networks.close()

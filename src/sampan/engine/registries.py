@@ -1,11 +1,13 @@
-"""Use cases that need a registry: pull and push, as streams of Docker's progress objects."""
+"""Use cases that need a registry: pull, push, log in, ask and search."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -17,7 +19,13 @@ from sampan.images.reference import Reference
 if TYPE_CHECKING:
     from sampan.build.options import Platform
     from sampan.engine.engine import Engine
+    from sampan.registry.auth import Credentials
     from sampan.registry.transport import Transport
+
+T = TypeVar("T")
+HUB = "docker.io"
+_HUB_INDEX = "index.docker.io"
+log = logging.getLogger("sampan.registries")
 
 
 def decode_auth(header: str) -> dict[str, str]:
@@ -31,33 +39,118 @@ def decode_auth(header: str) -> dict[str, str]:
     return {key.lower(): value for key, value in found.items() if isinstance(value, str)}
 
 
-def _transport(engine: Engine, reference: Reference, login: Mapping[str, str]) -> Transport:
-    from sampan.registry.transport import Credentials, Settings, Transport
+def _credentials(login: Mapping[str, str]) -> Credentials:
+    from sampan.registry.auth import Credentials
 
-    credentials = Credentials(
-        login.get("username", ""), login.get("password", ""), login.get("identitytoken", "")
-    )
-    settings = Settings(insecure=engine.config.insecure_registries, mirrors=engine.config.registry_mirrors)
-    return Transport(reference.domain, credentials, settings)
+    return Credentials(login.get("username", ""), login.get("password", ""), login.get("identitytoken", ""))
+
+
+def _transport(engine: Engine, domain: str, login: Mapping[str, str], *, mirror: str = "") -> Transport:
+    from sampan.registry.transport import Settings, Transport
+
+    config = engine.config
+    settings = Settings(insecure=config.insecure_registries, tries=config.max_download_attempts)
+    # A mirror is another party: it gets none of the user's credentials.
+    return Transport(domain, None if mirror else _credentials(login), settings, mirror=mirror)
+
+
+def _through_mirrors(
+    engine: Engine, domain: str, login: Mapping[str, str], work: Callable[[Transport], T]
+) -> T:
+    """``work`` with each mirror of Docker Hub in turn, then with the registry itself."""
+    for mirror in engine.config.registry_mirrors if domain == HUB else ():
+        try:
+            return work(_transport(engine, domain, login, mirror=mirror))
+        except errors.SampanError as error:
+            log.info("the mirror %s didn't serve: %s", mirror, error.message)
+    return work(_transport(engine, domain, login))
 
 
 async def pull(
-    engine: Engine, reference: Reference, login: Mapping[str, str], platform: Platform | None = None
+    engine: Engine,
+    reference: Reference,
+    login: Mapping[str, str],
+    platform: Platform | None = None,
+    *,
+    every_tag: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Pull and tag one image, of this machine's platform or of ``platform``; Docker's progress objects."""
+    """Pull and tag one image, of this machine's platform or of ``platform``; Docker's progress objects.
+
+    ``every_tag`` pulls all that the repository has instead of ``reference``'s tag.
+    """
     from sampan.registry.pull import Puller
 
     wanted = None
     if platform is not None:
         wanted = manifest.Platform(platform.architecture, platform.os, platform.variant)
+    puller = Puller(engine.images, engine.gates, at_once=engine.config.max_concurrent_downloads)
+
+    def one(report: threads.Report, name: Reference) -> None:
+        _through_mirrors(
+            engine, name.domain, login, lambda transport: puller.pull(transport, name, report, wanted)
+        )
 
     def work(report: threads.Report) -> None:
-        with engine.leases.working():  # layers come before the tag that keeps them
-            Puller(engine.images).pull(_transport(engine, reference, login), reference, report, wanted)
+        names = _every_tag(engine, reference, login) if every_tag else [reference]
+        for name in names:
+            with engine.leases.working():  # layers come before the tag that keeps them
+                one(report, name)
 
     async for found in threads.progress(work):
         yield found
     engine.events.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
+
+
+def _every_tag(engine: Engine, reference: Reference, login: Mapping[str, str]) -> list[Reference]:
+    from sampan.registry import catalog
+
+    found = _through_mirrors(
+        engine, reference.domain, login, lambda transport: catalog.tags(transport, reference)
+    )
+    return [reference.with_tag(tag) for tag in found]
+
+
+async def log_in(engine: Engine, server: str, login: Mapping[str, str]) -> str:
+    """Try credentials on a registry (host, or URL as ``docker login`` sends Docker Hub's).
+
+    The identity token that it gives for them, "" for none. Unauthorized, SystemFailure.
+    """
+    host = server.partition("://")[2] if "://" in server else server
+    domain = host.partition("/")[0] or HUB
+    if domain in ("index.docker.io", "registry-1.docker.io"):
+        domain = HUB
+
+    def work() -> str:
+        return _transport(engine, domain, login).log_in()
+
+    return await asyncio.to_thread(work)
+
+
+async def describe(engine: Engine, reference: Reference, login: Mapping[str, str]) -> dict[str, Any]:
+    """Descriptor and platforms of what a registry has under a name, without pulling it."""
+    from sampan.registry import catalog
+
+    def work() -> dict[str, Any]:
+        return _through_mirrors(
+            engine, reference.domain, login, lambda transport: catalog.describe(transport, reference)
+        )
+
+    return await asyncio.to_thread(work)
+
+
+async def search(engine: Engine, term: str, limit: int, login: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Repositories by a word, on Docker Hub or on the registry that ``term`` begins with (``host/word``)."""
+    from sampan.registry import catalog
+
+    first, mark, rest = term.partition("/")
+    named = mark and ("." in first or ":" in first or first == "localhost")
+    domain, word = (first, rest) if named else (_HUB_INDEX, term)
+
+    def work() -> list[dict[str, Any]]:
+        transport = _transport(engine, domain, {})
+        return catalog.search(transport, word, limit, _credentials(login))
+
+    return await asyncio.to_thread(work)
 
 
 async def pull_base(
@@ -104,8 +197,10 @@ async def push(
     for reference in references:
 
         def work(report: threads.Report, reference: Reference = reference) -> None:
+            transport = _transport(engine, reference.domain, login)
+            at_once = engine.config.max_concurrent_uploads
             with engine.leases.working():
-                pushing.push(engine.images, _transport(engine, reference, login), reference, report)
+                pushing.push(engine.images, transport, reference, report, at_once=at_once)
 
         async for found in threads.progress(work):
             yield found

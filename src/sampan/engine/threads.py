@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -44,23 +45,35 @@ async def progress(
 ) -> AsyncIterator[Any]:
     """Run ``work(report)`` in a thread; what it reports comes out here, in order. Its errors are raised.
 
-    ``done`` gets its result, on the loop.
+    ``done`` gets its result, on the loop. When nobody listens any more (the iterator is closed: the client
+    went away), the next report raises ConnectionAbortedError in the thread, and so ends the work.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-    task = asyncio.create_task(
-        asyncio.to_thread(work, lambda found: _put(loop, queue, found)), name="progress"
-    )
+    gone = threading.Event()
+
+    def report(found: dict[str, Any]) -> None:
+        if gone.is_set():
+            raise ConnectionAbortedError("the client went away")
+        loop.call_soon_threadsafe(queue.put_nowait, found)
+
+    task = asyncio.create_task(asyncio.to_thread(work, report), name="progress")
     task.add_done_callback(lambda _: queue.put_nowait(None))
-    while (found := await queue.get()) is not None:
-        yield found
-    result = await task
+    try:
+        while (found := await queue.get()) is not None:
+            yield found
+        result = await task
+    finally:
+        gone.set()
+        task.add_done_callback(_forget)
     if done is not None:
         done(result)
 
 
-def _put(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Any], found: dict[str, Any]) -> None:
-    loop.call_soon_threadsafe(queue.put_nowait, found)
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Take note of how a task ended that nobody waits for."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def pieces(source: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -6,7 +6,6 @@ breaks off goes on where it stopped, also after a restart of the engine.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +23,12 @@ from sampan.registry.transport import Transport, failure
 from sampan.storage import digest as digests
 from sampan.storage.blobs import Writer
 from sampan.storage.digest import Digest
+from sampan.storage.gates import Gates
 from sampan.storage.layers import Unpacked, chain_id
 
 Report = Callable[[dict[str, Any]], None]
 _ACCEPT = ", ".join((*documents.MANIFESTS, *documents.INDEXES))
 _AT_ONCE = 3
-_TRIES = 5
 _PIECE = 1 << 18
 _REPORT_EVERY = 0.1
 
@@ -79,12 +78,15 @@ def _scope(reference: Reference) -> str:
 
 
 class Puller:
-    """Pulls into one store; layers that several pulls want at once are fetched once."""
+    """Pulls into one store; layers that several pulls want at once are fetched once.
 
-    def __init__(self, store: ImageStore) -> None:
+    ``at_once`` is how many layers of one pull come at a time.
+    """
+
+    def __init__(self, store: ImageStore, gates: Gates, *, at_once: int = _AT_ONCE) -> None:
         self._store = store
-        self._gates: dict[Digest, threading.Lock] = {}
-        self._lock = threading.Lock()
+        self._gates = gates
+        self._at_once = at_once
 
     def pull(
         self, transport: Transport, reference: Reference, report: Report, platform: Platform | None = None
@@ -156,7 +158,7 @@ class Puller:
         diff_ids = documents.diff_ids(documents.parse_config(config))
         if len(diff_ids) != len(layers):
             raise errors.SystemFailure(f"{reference.familiar}: manifest and configuration differ in layers")
-        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pull")
+        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="pull")
         jobs: list[Future[Unpacked | None] | None] = []
         parent: Digest | None = None
         try:
@@ -197,9 +199,7 @@ class Puller:
             raise errors.Unsupported(
                 f"layer {layer.digest} is a foreign layer, which isn't pulled from elsewhere"
             )
-        with self._lock:
-            gate = self._gates.setdefault(layer.digest, threading.Lock())
-        with gate:
+        with self._gates.hold(layer.digest):
             if self._store.layers.by_diff_id(diff_id):
                 return None
             blobs = self._store.blobs
@@ -250,7 +250,7 @@ def _body(transport: Transport, reference: Reference, blob: Descriptor, writer: 
             if response.status not in (200, 206):
                 raise failure(response, f"blob {blob.digest}", response.read(documents.LIMIT))
             skip = writer.offset if response.status == 200 else 0
-            for piece in response.stream(_PIECE, decode_content=False):
+            while piece := response.read1(_PIECE, decode_content=False):
                 if skip:  # a server that doesn't know ranges begins again
                     piece, skip = piece[skip:], max(0, skip - len(piece))
                 if piece:
@@ -260,7 +260,7 @@ def _body(transport: Transport, reference: Reference, blob: Descriptor, writer: 
                 raise urllib3.exceptions.ProtocolError("connection ended early")
         except (urllib3.exceptions.HTTPError, OSError) as error:
             failures += 1
-            if failures >= _TRIES:
+            if failures >= transport.tries:
                 raise errors.SystemFailure(f"download of {blob.digest} failed: {error}") from error
             time.sleep(0.2 * 2**failures)
         finally:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urljoin
 
 from sampan import errors
 from sampan.images import manifest as documents
@@ -19,11 +18,12 @@ from sampan.images.manifest import Descriptor
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
 from sampan.registry.transport import Transport, failure
+from sampan.registry.upload import Target, exists, mount, upload
 from sampan.storage import compress
 from sampan.storage.digest import Digest
 
 Report = Callable[[dict[str, Any]], None]
-_AT_ONCE = 4
+_AT_ONCE = 5
 _PIECE = 1 << 20
 _REPORT_EVERY = 0.1
 
@@ -36,15 +36,17 @@ class Pushed:
     size: int
 
 
-def push(store: ImageStore, transport: Transport, reference: Reference, report: Report) -> Pushed:
-    """Push one tag; ``report`` gets Docker's progress objects, from several threads.
+def push(
+    store: ImageStore, transport: Transport, reference: Reference, report: Report, *, at_once: int = _AT_ONCE
+) -> Pushed:
+    """Push one tag, ``at_once`` layers at a time; ``report`` gets Docker's progress objects, from their threads.
 
     NotFound when the image isn't here or access is denied; SystemFailure for network and registry.
     """
     image = store.by_reference(reference)
     if image is None:
         raise errors.NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
-    job = _Push(store, transport, reference, report)
+    job = _Push(store, transport, reference, report, at_once)
     raw = job.layers(image)
     job.blob(Descriptor(documents.OCI_CONFIG, image.id, store.blobs.size(image.id)), None)
     digest = job.manifest(raw)
@@ -58,10 +60,14 @@ def push(store: ImageStore, transport: Transport, reference: Reference, report: 
 class _Push:
     """One push to one repository."""
 
-    def __init__(self, store: ImageStore, transport: Transport, reference: Reference, report: Report) -> None:
+    def __init__(
+        self, store: ImageStore, transport: Transport, reference: Reference, report: Report, at_once: int
+    ) -> None:
         self._store, self._transport, self._reference, self._report = store, transport, reference, report
         self._scope = f"repository:{reference.path}:pull,push"
         self._path = f"/v2/{reference.path}"
+        self._target = Target(reference.path, self._scope, reference.familiar)
+        self._at_once = at_once
 
     def layers(self, image: Image) -> bytes:
         """Upload what is missing; the manifest to push (the stored one if it can stay)."""
@@ -69,7 +75,7 @@ class _Push:
         manifest = documents.parse_manifest(raw)
         for diff_id in image.diff_ids:
             self._say("Preparing", diff_id)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push") as pool:
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="push") as pool:
             pairs = list(zip(image.diff_ids, image.layers, manifest.layers, strict=True))
             ready = list(pool.map(lambda pair: self._layer(*pair), pairs))
         if ready == manifest.layers:
@@ -82,7 +88,7 @@ class _Push:
     def _layer(self, diff_id: Digest, chain: Digest, layer: Descriptor) -> Descriptor:
         """Bring one layer over; the descriptor under which it lies in the registry."""
         if not self._store.blobs.has(layer.digest):
-            if layer.digest != diff_id and self._exists(layer.digest):
+            if layer.digest != diff_id and exists(self._transport, self._target, layer.digest):
                 self._say("Layer already exists", diff_id)
                 return layer
             layer = self._store.layer_blob(diff_id) or self._compress(diff_id, chain)
@@ -103,34 +109,34 @@ class _Push:
         label = diff_id.partition(":")[2][:12]
         self._report({"status": status, "progressDetail": detail or {}, "id": label})
 
-    def _exists(self, digest: Digest) -> bool:
-        response = self._transport.request("HEAD", f"{self._path}/blobs/{digest}", self._scope)
-        if response.status in (401, 403):
-            raise failure(response, self._reference.familiar)
-        return response.status == 200
-
     def blob(self, blob: Descriptor, diff_id: Digest | None) -> None:
-        """Upload a blob unless it is there; with ``diff_id`` progress is told."""
-        if self._exists(blob.digest):
+        """Bring a blob over unless it is there; with ``diff_id`` progress is told."""
+        if exists(self._transport, self._target, blob.digest):
             if diff_id:
                 self._say("Layer already exists", diff_id)
             return
-        response = self._transport.request("POST", f"{self._path}/blobs/uploads/", self._scope)
-        if response.status != 202:
-            raise failure(response, self._reference.familiar)
-        place = urljoin(self._transport.base(), response.headers["Location"])
-        place += ("&" if "?" in place else "?") + urlencode({"digest": blob.digest})
-        headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
-        body = self._pieces(blob, diff_id)
-        response = self._transport.request("PUT", place, self._scope, headers=headers, body=body)
-        if response.status != 201:
-            raise failure(response, f"upload of {blob.digest}")
+        source = self._source(diff_id) if diff_id else ""
+        if source and mount(self._transport, self._target, blob.digest, source):
+            self._say(f"Mounted from {source}", diff_id or blob.digest)
+            return
+        upload(self._transport, self._target, blob, lambda offset: self._pieces(blob, diff_id, offset))
         if diff_id:
             self._say("Pushed", diff_id)
 
-    def _pieces(self, blob: Descriptor, diff_id: Digest | None) -> Iterator[bytes]:
-        done, last = 0, 0.0
+    def _source(self, diff_id: Digest) -> str:
+        """Another repository of the same registry that was seen to hold this layer, "" for none."""
+        for image in self._store.list():
+            if diff_id in image.diff_ids:
+                for text in self._store.digests(image.id):
+                    name = Reference.parse(text)
+                    if name.domain == self._reference.domain and name.path != self._reference.path:
+                        return name.path
+        return ""
+
+    def _pieces(self, blob: Descriptor, diff_id: Digest | None, offset: int) -> Iterator[bytes]:
+        done, last = offset, 0.0
         with self._store.blobs.open(blob.digest) as file:
+            file.seek(offset)
             while piece := file.read(_PIECE):
                 yield piece
                 done += len(piece)

@@ -8,83 +8,79 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from typing import TypeAlias
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
 from sampan import errors
 from sampan.images.manifest import LIMIT
+from sampan.registry.auth import Authorizer, Credentials
+from sampan.registry.pools import Pools, Proxies
+
+Body: TypeAlias = bytes | Callable[[], Iterator[bytes]] | None
+"""What a request carries: bytes, or what gives the pieces anew for each try."""
 
 HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
 _TRIES = 5
 _REDIRECTS = 5
 _RETRY_LIMIT = 60.0  # seconds that a Retry-After may make us wait
-_CHALLENGE = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 CERTIFICATES = (Path("/etc/docker/certs.d"), Path("/etc/sampan/certs.d"))
 
 
 @dataclass(frozen=True)
-class Credentials:
-    """A user's name and password, or an identity token."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-
-    def __bool__(self) -> bool:
-        return bool(self.username or self.identity_token)
-
-
-@dataclass
 class Settings:
-    """How the engine is configured: hosts that may be insecure, mirrors of Docker Hub, a proxy."""
+    """How the engine is configured: hosts that may be insecure, where certificates lie, tries of a request."""
 
     insecure: tuple[str, ...] = ()
-    mirrors: tuple[str, ...] = ()
-    proxy: str = ""
     certificates: tuple[Path, ...] = CERTIFICATES
+    tries: int = _TRIES
 
 
 class Transport:
-    """One registry with one user's credentials."""
+    """One registry with one user's credentials; ``mirror`` is the URL of one that stands in for it."""
 
-    def __init__(self, domain: str, credentials: Credentials | None = None, settings: Settings | None = None):
+    def __init__(
+        self,
+        domain: str,
+        credentials: Credentials | None = None,
+        settings: Settings | None = None,
+        *,
+        mirror: str = "",
+    ) -> None:
+        """SystemFailure when a certificate that is laid down for the host can't be used."""
         self.domain = domain
-        self._host = _HUB_HOST if domain == HUB else domain
-        self._credentials = credentials or Credentials()
+        self.tries = (settings or Settings()).tries
         self._settings = settings or Settings()
-        self._insecure = _may_be_insecure(self._host, self._settings.insecure)
-        self._pool = self._make_pool()
+        place = urlsplit(mirror)
+        self._host = place.netloc or (_HUB_HOST if domain == HUB else domain)
+        self._plain_only = place.scheme == "http"
+        self._insecure = self._plain_only or _may_be_insecure(self._host, self._settings.insecure)
+        self._pool = self._make_pools()
+        self._auth = Authorizer(self._pool, credentials or Credentials())
         self._base = ""
-        self._tokens: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def _make_pool(self) -> urllib3.PoolManager:
-        context = ssl.create_default_context()
-        if self._insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        for place in self._settings.certificates:
-            _use_certificates(context, place / self._host)
-        options: dict[str, Any] = {
-            "ssl_context": context,
-            "timeout": urllib3.Timeout(connect=15, read=60),
-            "retries": False,
-            "maxsize": 8,
-            "headers": {"User-Agent": "sampan"},
-        }
-        if self._settings.proxy:
-            return urllib3.ProxyManager(self._settings.proxy, **options)
-        return urllib3.PoolManager(**options)
+    def _make_pools(self) -> Pools:
+        try:
+            return Pools(
+                self._host,
+                verify=not self._insecure,
+                certificates=self._settings.certificates,
+                proxies=Proxies.of_environment(),
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise errors.SystemFailure(
+                f"can't use the certificates for {self._host}: {error}",
+                hint=f"Look into {' and '.join(map(str, self._settings.certificates))}.",
+            ) from error
 
     def base(self) -> str:
         """``https://host``, or ``http://host`` where that is allowed and https isn't spoken."""
@@ -93,8 +89,14 @@ class Transport:
                 self._base = self._find_base()
             return self._base
 
+    def guessed_base(self) -> str:
+        """:meth:`base` where it has to be found out, else https without asking first."""
+        return self.base() if self._insecure else f"https://{self._host}"
+
     def _find_base(self) -> str:
         schemes = ("https", "http") if self._insecure else ("https",)
+        if self._plain_only:
+            schemes = ("http",)
         problem: Exception | None = None
         for scheme in schemes:
             try:
@@ -114,17 +116,20 @@ class Transport:
         scope: str,
         *,
         headers: dict[str, str] | None = None,
-        body: Any = None,
+        body: Body = None,
         stream: bool = False,
+        again: bool = True,
     ) -> urllib3.BaseHTTPResponse:
         """One request to ``path`` (or a URL of this registry); the response, whatever its status.
 
         401 is answered with a token or password once; 429, 5xx and broken connections are tried again with
-        growing pauses. A ``body`` that can't be sent twice must not be an iterator of unknown origin.
+        growing pauses. With ``again=False`` only the first is done, and urllib3's errors come through.
         """
-        url = urljoin(self.base(), path)
-        for attempt in range(_TRIES):
-            last = attempt == _TRIES - 1 or isinstance(body, Iterator)
+        url = path if "://" in path else urljoin(self.base(), path)
+        if not again:
+            return self._authorized(method, url, scope, headers or {}, body, stream)
+        for attempt in range(self.tries):
+            last = attempt == self.tries - 1
             try:
                 response = self._authorized(method, url, scope, headers or {}, body, stream)
             except urllib3.exceptions.HTTPError as error:
@@ -144,21 +149,28 @@ class Transport:
         raise AssertionError("unreachable")
 
     def _authorized(
-        self, method: str, url: str, scope: str, headers: dict[str, str], body: Any, stream: bool
+        self, method: str, url: str, scope: str, headers: dict[str, str], body: Body, stream: bool
     ) -> urllib3.BaseHTTPResponse:
-        response = self._follow(method, url, {**headers, **self._authorization(scope)}, body, stream)
-        if response.status != 401 or not self._learn(response.headers.get("WWW-Authenticate", ""), scope):
+        response = self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)
+        if response.status != 401 or not self._auth.learn(
+            response.headers.get("WWW-Authenticate", ""), scope
+        ):
             return response
         response.drain_conn()
-        return self._follow(method, url, {**headers, **self._authorization(scope)}, body, stream)
+        return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)
 
     def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: Any, stream: bool
+        self, method: str, url: str, headers: dict[str, str], body: Body, stream: bool
     ) -> urllib3.BaseHTTPResponse:
         """Send; follow redirects of reads. Another host gets no credentials, https never becomes http."""
         for _ in range(_REDIRECTS):
             response = self._pool.request(
-                method, url, headers=headers, body=body, preload_content=not stream, redirect=False
+                method,
+                url,
+                headers=headers,
+                body=body() if callable(body) else body,
+                preload_content=not stream,
+                redirect=False,
             )
             target = response.headers.get("Location")
             if (
@@ -176,52 +188,30 @@ class Transport:
                 headers = {key: value for key, value in headers.items() if key != "Authorization"}
         raise errors.SystemFailure(f"the registry {self.domain} redirects in a loop")
 
-    # -- authentication ---------------------------------------------------------------------------------
+    # -- logging in -------------------------------------------------------------------------------------
 
-    def _authorization(self, scope: str) -> dict[str, str]:
-        with self._lock:
-            value = self._tokens.get(scope) or self._tokens.get("")
-        return {"Authorization": value} if value else {}
+    def log_in(self) -> str:
+        """Show the credentials; an identity token where the registry gives one, else "".
 
-    def _learn(self, challenge: str, scope: str) -> bool:
-        """Get what a WWW-Authenticate header asks for; False when we have nothing to give."""
-        kind, _, rest = challenge.partition(" ")
-        values = dict(_CHALLENGE.findall(rest))
-        if kind.lower() == "basic":
-            if not self._credentials or "" in self._tokens:
-                return False
-            pair = f"{self._credentials.username}:{self._credentials.password}"
-            with self._lock:
-                self._tokens[""] = urllib3.make_headers(basic_auth=pair)["authorization"]
-            return True
-        if kind.lower() == "bearer" and "realm" in values:
-            token = self._fetch_token(values, scope)
-            with self._lock:
-                self._tokens[scope] = f"Bearer {token}"
-            return True
-        return False
-
-    def _fetch_token(self, values: dict[str, str], scope: str) -> str:
-        query = {"service": values.get("service", ""), "scope": values.get("scope") or scope}
-        headers = {}
-        if self._credentials.identity_token:
-            form = {**query, "grant_type": "refresh_token", "client_id": "sampan"}
-            form["refresh_token"] = self._credentials.identity_token
-            kind = {"Content-Type": "application/x-www-form-urlencoded"}
-            response = self._pool.request("POST", values["realm"], body=urlencode(form), headers=kind)
-        else:
-            if self._credentials:
-                pair = f"{self._credentials.username}:{self._credentials.password}"
-                headers = urllib3.make_headers(basic_auth=pair)
-            url = f"{values['realm']}?{urlencode(query)}"
-            response = self._pool.request("GET", url, headers=dict(headers), redirect=False)
-        if response.status != 200:
-            raise errors.Unauthorized("unauthorized: incorrect username or password")
+        SystemFailure in dockerd's words when they aren't taken or the registry can't be asked.
+        """
+        url = f"{self.base()}/v2/"
         try:
-            answer = json.loads(response.data[:LIMIT])
-            return str(answer.get("token") or answer["access_token"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise errors.SystemFailure("the registry's token server gave no token") from error
+            response = self._pool.request("GET", url, redirect=False)
+            challenge = response.headers.get("WWW-Authenticate", "")
+            if response.status == 401 and self._auth.learn(challenge, ""):
+                token = self._auth.identity_token(challenge)
+                response = self._pool.request("GET", url, headers=self._auth.header(""), redirect=False)
+                if response.status == 200:
+                    return token
+        except urllib3.exceptions.HTTPError as error:
+            raise errors.SystemFailure(f'Get "{url}": {_reason(error, self._host)}') from error
+        except errors.Unauthorized as error:
+            raise errors.Unauthorized(f'Get "{url}": {error.message}') from error
+        if response.status != 200:
+            status = f"{response.status} {response.reason or ''}".rstrip()
+            raise errors.SystemFailure(f"login attempt to {url} failed with status: {status}")
+        return ""
 
 
 def failure(response: urllib3.BaseHTTPResponse, what: str, body: bytes | None = None) -> errors.SampanError:
@@ -270,16 +260,6 @@ def _may_be_insecure(host: str, listed: tuple[str, ...]) -> bool:
         return False
     networks = [ipaddress.ip_network(entry, strict=False) for entry in listed if "/" in entry]
     return address.is_loopback or any(address in network for network in networks)
-
-
-def _use_certificates(context: ssl.SSLContext, place: Path) -> None:
-    """CA and client certificates as Docker lays them down: ``*.crt``, ``*.cert`` with ``*.key``."""
-    if not place.is_dir():
-        return
-    for authority in sorted(place.glob("*.crt")):
-        context.load_verify_locations(authority)
-    for certificate in sorted(place.glob("*.cert")):
-        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
 
 
 def _reason(error: Exception | None, host: str) -> str:

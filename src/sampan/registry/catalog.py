@@ -1,0 +1,93 @@
+"""Asking a registry without pulling: tags of a repository, what a name stands for, a search on Docker Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlencode, urljoin
+
+import msgspec
+
+from sampan import errors
+from sampan.images import manifest as documents
+from sampan.images.manifest import Platform
+from sampan.images.reference import Reference
+from sampan.registry.auth import Credentials
+from sampan.registry.pull import Remote, resolve
+from sampan.registry.transport import Transport, failure
+
+_NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
+_PAGES = 1000
+_PAGE = 1000
+
+
+def tags(transport: Transport, reference: Reference) -> list[str]:
+    """All tags of a repository, following the pages (distribution-spec, "Listing Tags"). NotFound."""
+    place, found = f"/v2/{reference.path}/tags/list?n={_PAGE}", []
+    for _ in range(_PAGES):
+        response = transport.request("GET", place, f"repository:{reference.path}:pull")
+        if response.status != 200:
+            raise failure(response, reference.familiar_name)
+        try:
+            found += [str(tag) for tag in json.loads(response.data[: documents.LIMIT])["tags"] or ()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.SystemFailure(
+                f"the registry's list of {reference.familiar_name} is unreadable"
+            ) from error
+        following = _NEXT.match(response.headers.get("Link", ""))
+        if following is None:
+            return found
+        place = urljoin(urljoin(transport.base(), place), following.group(1))
+        if not place.startswith(transport.base() + "/"):
+            raise errors.SystemFailure(f"the list of {reference.familiar_name} goes on elsewhere: refused")
+    raise errors.SystemFailure(f"the list of {reference.familiar_name} does not end")
+
+
+def describe(transport: Transport, reference: Reference) -> dict[str, Any]:
+    """What ``GET /distribution/{name}/json`` answers: the descriptor of a name, and its platforms."""
+    remote = resolve(transport, reference)
+    descriptor = {"mediaType": remote.media_type, "digest": remote.digest, "size": len(remote.raw)}
+    return {
+        "Descriptor": descriptor,
+        "Platforms": [_shown(platform) for platform in _platforms(transport, reference, remote)],
+    }
+
+
+def _platforms(transport: Transport, reference: Reference, remote: Remote) -> list[Platform]:
+    if remote.media_type in documents.INDEXES:
+        return [one.platform for one in documents.parse_index(remote.raw).manifests if one.platform]
+    config = documents.parse_manifest(remote.raw).config
+    if config.media_type not in documents.CONFIGS:
+        return []
+    path = f"/v2/{reference.path}/blobs/{config.digest}"
+    response = transport.request("GET", path, f"repository:{reference.path}:pull")
+    if response.status != 200:
+        raise failure(response, f"configuration of {reference.familiar}")
+    try:
+        found = documents.parse_config(response.data[: documents.LIMIT])
+    except errors.SampanError:
+        return []
+    return [Platform(found.get("architecture", ""), found.get("os", ""), found.get("variant", ""))]
+
+
+def _shown(platform: Platform) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(platform)
+    return shown
+
+
+def search(transport: Transport, term: str, limit: int, credentials: Credentials) -> list[dict[str, Any]]:
+    """Repositories that a registry's ``/v1/search`` finds, ``limit`` at most; SystemFailure when it has none."""
+    query = urlencode({"q": term, "n": limit})
+    headers = credentials.basic() if credentials.username else {}
+    url = f"{transport.guessed_base()}/v1/search?{query}"
+    response = transport.request("GET", url, "", headers=headers)
+    if response.status != 200:
+        raise errors.SystemFailure(
+            f"Unexpected status code {response.status}", hint=f"{transport.domain} can't be searched."
+        )
+    try:
+        results = json.loads(response.data[: documents.LIMIT])["results"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.SystemFailure(f"the answer of {transport.domain} is unreadable") from error
+    return [one for one in results if isinstance(one, dict)]

@@ -1,0 +1,122 @@
+"""Connections to registries: TLS as the host's certificates say, through the proxy that the environment names."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+_TIMEOUT = urllib3.Timeout(connect=15, read=60)
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """Which proxy an address is reached through: HTTP_PROXY, HTTPS_PROXY, NO_PROXY as Go's clients read them."""
+
+    by_scheme: Mapping[str, str] = field(default_factory=dict)
+    exempt: tuple[str, ...] = ()
+
+    @classmethod
+    def of_environment(cls) -> Proxies:
+        """The daemon's own environment; upper case before lower case."""
+
+        def value(name: str) -> str:
+            return os.environ.get(name) or os.environ.get(name.lower(), "")
+
+        found = {scheme: value(f"{scheme}_proxy".upper()) for scheme in ("http", "https")}
+        exempt = tuple(part.strip().lower() for part in value("NO_PROXY").split(",") if part.strip())
+        return cls({scheme: _with_scheme(url) for scheme, url in found.items() if url}, exempt)
+
+    def for_url(self, url: str) -> str:
+        """The proxy's URL, "" for none. This machine itself is never reached through one."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        if host == "localhost" or self._is_exempt(host, parts.port):
+            return ""
+        return self.by_scheme.get(parts.scheme, "")
+
+    def _is_exempt(self, host: str, port: int | None) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return any(_covers(entry, host, port) for entry in self.exempt)
+        return address.is_loopback or any(_holds(entry, address) for entry in self.exempt)
+
+
+def _with_scheme(url: str) -> str:
+    return url if "://" in url else f"http://{url}"
+
+
+def _covers(entry: str, host: str, port: int | None) -> bool:
+    """Whether an entry of NO_PROXY means a name: itself, what ends with it, everything."""
+    name, _, wanted = entry.partition(":")
+    if wanted and wanted != str(port):
+        return False
+    name = name.removeprefix("*")
+    return not name or host == name.lstrip(".") or host.endswith("." + name.lstrip("."))
+
+
+def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if entry == "*":
+        return True
+    try:
+        return address in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return False
+
+
+class Pools:
+    """Connection pools for one registry's host and for where it redirects to."""
+
+    def __init__(self, host: str, *, verify: bool, certificates: Iterable[Path], proxies: Proxies) -> None:
+        """OSError or ssl.SSLError when a certificate file can't be used."""
+        context = ssl.create_default_context()
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        for place in certificates:
+            _use_certificates(context, place / host)
+        self._context = context
+        self._proxies = proxies
+        self._pools: dict[str, urllib3.PoolManager] = {}
+
+    def request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        """One request as urllib3 does it; urllib3.exceptions.HTTPError."""
+        proxy = self._proxies.for_url(url)
+        pool = self._pools.get(proxy)
+        if pool is None:
+            pool = self._pools.setdefault(proxy, self._make(proxy))
+        return pool.request(method, url, **options)
+
+    def _make(self, proxy: str) -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "ssl_context": self._context,
+            "timeout": _TIMEOUT,
+            "retries": False,
+            "maxsize": 8,
+            "headers": {"User-Agent": "sampan"},
+        }
+        if not proxy:
+            return urllib3.PoolManager(**options)
+        user = urlsplit(proxy)
+        if user.username:
+            login = f"{user.username}:{user.password or ''}"
+            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
+        return urllib3.ProxyManager(proxy, **options)
+
+
+def _use_certificates(context: ssl.SSLContext, place: Path) -> None:
+    """CA and client certificates as Docker lays them down: ``*.crt``, ``*.cert`` with ``*.key``."""
+    if not place.is_dir():
+        return
+    for authority in sorted(place.glob("*.crt")):
+        context.load_verify_locations(authority)
+    for certificate in sorted(place.glob("*.cert")):
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))

@@ -32,6 +32,9 @@ def test_flags_and_file(tmp_path: Path) -> None:
         ("{}", ["--nosuch"], "unknown flag: --nosuch"),
         ("{}", ["--mtu"], "flag needs an argument: --mtu"),
         ("{}", ["--containerd=/x"], "--containerd is not supported: sampan needs no containerd"),
+        ("{}", ["--registry-mirror", "mirror:5000"], "invalid mirror: unsupported scheme"),
+        ("{}", ["--registry-mirror", "https://mirror/path"], "invalid mirror: path, query"),
+        ("{}", ["--registry-mirror", "https://u:p@mirror"], "invalid mirror: username/password"),
         ("{}", ["--log-level", "x"], 'invalid logging level: "x"'),
     ],
 )

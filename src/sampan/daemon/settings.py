@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -350,6 +351,8 @@ def _check(settings: Settings) -> None:
         if getattr(engine, name) < 0:
             shown = name.replace("_", " ").removeprefix("max concurrent ")
             raise errors.InvalidParameter(f"invalid max {shown}: {getattr(engine, name)}")
+    for mirror in engine.registry_mirrors:
+        _check_mirror(mirror)
     if engine.default_ipc_mode not in ("shareable", "private"):
         raise errors.InvalidParameter(f'IPC mode "{engine.default_ipc_mode}" can\'t be the default')
     if engine.default_cgroupns_mode not in ("", "host", "private"):
@@ -359,3 +362,17 @@ def _check(settings: Settings) -> None:
         )
     if engine.bridge == "none" and engine.bip:
         raise errors.InvalidParameter("--bip can't be used with --bridge=none")
+
+
+def _check_mirror(mirror: str) -> None:
+    """A mirror of Docker Hub is a bare http(s) origin, as dockerd wants it."""
+    parts = urlsplit(mirror)
+    reason = ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        reason = "unsupported scheme: must use either 'https://' or 'http://'"
+    elif parts.path not in ("", "/") or parts.query or parts.fragment:
+        reason = "path, query, or fragment at end of the URI"
+    elif parts.username is not None:
+        reason = "username/password not allowed in URI"
+    if reason:
+        raise errors.InvalidParameter(f'invalid mirror: {reason} "{mirror}"')

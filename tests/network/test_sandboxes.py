@@ -532,7 +532,7 @@ async def test_killed_between_prepare_and_attach(lab: Lab) -> None:
 
     await lab.networks.prepare(SandboxRequest.of(container))
     lab.crash()
-    for held in lab.networks.sandboxes._reserved.pop(container.id):
+    for held in lab.networks.publishing.take(container.id):
         held.socket.close()  # the kernel does that for a killed process
     lab.begin()
     await lab.open()

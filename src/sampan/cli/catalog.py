@@ -59,6 +59,7 @@ NETWORK = {
     "connect": ("network:CONNECT", "Connect a container to a network"),
     "create": ("network:CREATE", "Create a network"),
     "disconnect": ("network:DISCONNECT", "Disconnect a container from a network"),
+    "egress": ("network:EGRESS", "Show what a container may reach and what it was refused"),
     "inspect": ("inspect:NETWORK", "Show everything about networks"),
     "ls": ("network:LS", "List networks"),
     "prune": ("prune:NETWORKS", "Remove networks that no container uses"),

@@ -285,7 +285,15 @@ _HOST_FLAGS = (
     ("read-only", "ReadonlyRootfs"),
     ("rm", "AutoRemove"),
 )
+EGRESS = "sampan.egress"
+"""The annotation, label or network option that holds egress rules."""
 _HOST_MAPS = (("annotation", "Annotations"), ("storage-opt", "StorageOpt"), ("sysctl", "Sysctls"))
+
+
+def egress_rules(given: list[str]) -> str:
+    """``--egress`` values as one text: ``allow=`` may be written before each, or not."""
+    rules = [rule for text in given for rule in text.removeprefix("allow=").split(",") if rule]
+    return "allow=" + ",".join(rule for rule in rules if rule != "none" or len(rules) == 1)
 
 
 def _host(options: Options) -> dict[str, Any]:
@@ -296,6 +304,8 @@ def _host(options: Options) -> dict[str, Any]:
     for flag, key in _HOST_MAPS:
         if options.all(flag):
             host[key] = pairs(options.all(flag))
+    if rules := options.all("egress"):
+        host.setdefault("Annotations", {})[EGRESS] = egress_rules(rules)
     for flag, key in (("cap-add", "CapAdd"), ("cap-drop", "CapDrop")):
         if options.all(flag):
             host[key] = [capability(name) for name in options.all(flag)]

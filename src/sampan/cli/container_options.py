@@ -43,6 +43,7 @@ CONTAINER_OPTIONS: Sequence[Option] = (
     ("dns-option", "", "list", "", "Set a resolver option"),
     ("dns-search", "", "dns-search", "", "Search names in this domain"),
     ("domainname", "", "string", "", "The container's NIS domain name"),
+    ("egress", "", "list", "", "Let it reach only these (name[:port], address/prefix[:port], none)"),
     ("entrypoint", "", "string", "", "Run this instead of the image's entrypoint"),
     ("env", "e", "env", "", "Set an environment variable (NAME=value, or NAME to pass ours on)"),
     ("env-file", "", "list", "", "Read environment variables from a file"),

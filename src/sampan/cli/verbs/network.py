@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sampan.cli import endpoints, filters, table
 from sampan.cli.command import CLI, MANY, Command
-from sampan.cli.container_config import pairs
+from sampan.cli.container_config import EGRESS as EGRESS_OPTION
+from sampan.cli.container_config import egress_rules, pairs
 from sampan.cli.errors import CLIError, text_of
 from sampan.cli.verbs.ps import FORMAT_HELP, labels
 from sampan.cli.verbs.volume import natural
@@ -37,6 +38,8 @@ def create(cli: CLI, options: Options, arguments: list[str]) -> int:
             "Config": address_pools(options),
         },
     }
+    if rules := options.all("egress"):
+        request["Options"][EGRESS_OPTION] = egress_rules(rules)
     for flag, key in (("ipv4", "EnableIPv4"), ("ipv6", "EnableIPv6")):
         if flag in options.given:
             request[key] = options.flag(flag)
@@ -181,6 +184,26 @@ def disconnect(cli: CLI, options: Options, arguments: list[str]) -> int:
     return 0
 
 
+def egress(cli: CLI, options: Options, arguments: list[str]) -> int:
+    """Rules and refusals, one a line."""
+    answer = cli.client.call("GET", f"{path_of('containers', arguments[0])}/egress")
+    if options.text("format") == "json":
+        import json
+
+        cli.print(json.dumps(answer))
+        return 0
+    rows = [["STATE", "TARGET", "TIMES"]]
+    if not answer["Controlled"]:
+        rows.append(["allowed", "everything", ""])
+    rows += [["allowed", rule, ""] for rule in answer["Allowed"]]
+    for item in answer["Refused"]:
+        host = f"[{item['Address']}]" if ":" in item["Address"] else item["Address"]
+        rows.append(["refused", f"{host}:{item['Port']}/{item['Protocol']}", str(item["Packets"])])
+    rows += [["refused", name, str(times)] for name, times in sorted(answer["RefusedNames"].items())]
+    cli.write(table.columns(rows, least=10))
+    return 0
+
+
 CREATE = Command(
     create,
     "[OPTIONS] NETWORK",
@@ -192,6 +215,13 @@ CREATE = Command(
         ("config-from", "", "string", "", "Network to copy the configuration of"),
         ("config-only", "", "bool", False, "Make a configuration only"),
         ("driver", "d", "string", "bridge", "The network's driver"),
+        (
+            "egress",
+            "",
+            "list",
+            "",
+            "Let containers reach only these (name[:port], address/prefix[:port], none)",
+        ),
         ("gateway", "", "ip-list", "", "The network's gateway"),
         ("ingress", "", "bool", False, "Swarm's routing mesh"),
         ("internal", "", "bool", False, "No way out of it"),
@@ -239,6 +269,13 @@ CONNECT = Command(
         ("link", "", "link", "", "Link to another container (name[:alias])"),
         ("link-local-ip", "", "strings", "", "Link-local address"),
     ),
+)
+EGRESS = Command(
+    egress,
+    "[OPTIONS] CONTAINER",
+    "Show what a container may reach and what it was refused",
+    (1, 1),
+    (("format", "", "string", "", "json, or a table without it"),),
 )
 DISCONNECT = Command(
     disconnect,

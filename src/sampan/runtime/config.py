@@ -442,9 +442,7 @@ class CreateRequest(ContainerConfig):
 
     def container_config(self) -> ContainerConfig:
         """The part without HostConfig and NetworkingConfig."""
-        return ContainerConfig(
-            **{item.name: getattr(self, item.name) for item in msgspec.structs.fields(ContainerConfig)}
-        )
+        return ContainerConfig(**{name: getattr(self, name) for name in ContainerConfig.__struct_fields__})
 
     def is_empty(self) -> bool:
         """Whether the request says nothing at all, which dockerd refuses."""

@@ -133,7 +133,7 @@ def _join(plan: Plan, origin: Origin, report: _Report) -> None:
     """Cgroups first: a new cgroup namespace takes the present ones as its roots. cgroup_namespaces(7)."""
     for directory in plan.get("join", ()):
         report.at("cgroup", directory)
-        write_file(f"{directory}/cgroup.procs", b"0")
+        _enter_group(directory)
     if origin.target >= 0:
         report.at("setns", "container")
         process.set_dumpable(False)  # the container's processes see us from here on
@@ -153,6 +153,18 @@ def _join(plan: Plan, origin: Origin, report: _Report) -> None:
     if flags:
         report.at("unshare", hex(flags))
         namespaces.unshare(flags)
+
+
+def _enter_group(directory: str) -> None:
+    """Join a cgroup; this process has one thread.
+
+    v1's ``tasks`` takes a thread that moves itself without stopping all forks of the machine, which costs
+    an RCU grace period (5 to 15 ms) after each pause; v2 and ``cgroup.procs`` always do. kernel/cgroup/cgroup.c
+    """
+    try:
+        write_file(f"{directory}/tasks", b"0")
+    except FileNotFoundError:
+        write_file(f"{directory}/cgroup.procs", b"0")
 
 
 class _HostFiles:

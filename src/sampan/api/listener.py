@@ -13,13 +13,15 @@ from sampan.api.server import Application, Connection
 class Server:
     """The HTTP server over any number of listening sockets."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, answered: Callable[[], None] = lambda: None) -> None:
+        """``answered`` is called when a request has been answered to its end."""
         self._application = application
+        self._answered = answered
         self._connections: set[Connection] = set()
         self._servers: list[asyncio.Server] = []
 
     def _connection(self) -> Connection:
-        return Connection(self._application, self._connections)
+        return Connection(self._application, self._connections, self._answered)
 
     async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         """Accept on a bound, listening socket; with ``tls`` every connection begins with its handshake."""

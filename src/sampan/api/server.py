@@ -32,8 +32,14 @@ Application = Callable[[Request], Coroutine[Any, Any, Answer]]
 class Connection(asyncio.Protocol):
     """One client's connection. ``application`` answers requests; ``connections`` is the server's register."""
 
-    def __init__(self, application: Application, connections: set[Connection]) -> None:
+    def __init__(
+        self,
+        application: Application,
+        connections: set[Connection],
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         self._application = application
+        self._answered = answered
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
@@ -203,6 +209,7 @@ class Connection(asyncio.Protocol):
         finally:
             if self._hijacked is None:
                 self._finish(head, request)
+            self._answered()
 
     async def _answer(self, request: Request) -> Answer:
         try:

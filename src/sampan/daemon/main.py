@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("configuration OK\n")
         return 0
     from sampan.daemon import logs
+    from sampan.kernel import memory
 
+    memory.use_one_arena()
     logs.set_up(settings.log_level, settings.log_format)
     try:
         return _run(Daemon(settings, words).run())
@@ -105,17 +107,20 @@ class Daemon:
     async def _serve(self, listeners: Sequence[Any]) -> None:
         from sampan.api.app import Application
         from sampan.api.listener import Server
+        from sampan.daemon.quiet import Quiet
         from sampan.engine.engine import Engine
 
         engine = await Engine.open(self._settings.engine)
         try:
-            server = Server(Application(engine))
+            quiet = Quiet()
+            server = Server(Application(engine), quiet.answered)
             for listener in listeners:
                 await server.listen(listener.socket, listener.tls)
             self._engine = engine
             self._say_ready([listener.name for listener in listeners])
             await self._end.wait()
             await self._stop(server)
+            quiet.close()
         finally:
             await engine.close()
 

@@ -29,6 +29,7 @@ from sampan.build.instructions import Dockerfile
 from sampan.build.options import BuildOptions, native, parse_platform
 from sampan.build.plan import Plan, make_plan
 from sampan.build.progress import Event
+from sampan.engine import buildfiles
 from sampan.engine.buildworker import CacheMounts, EngineWorker, Pull, Run
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.timestamps import rfc3339
@@ -78,18 +79,16 @@ class Builder:
         self.events = events
         self.cache = Cache(db, layers, leases)
         self.mounts = CacheMounts(config.data_root / "build-mounts")
-        self._root = config.data_root / "build"
-        self._secrets = config.exec_root / "build"
+        self._root = buildfiles.root(config)
+        self._secrets = buildfiles.secrets(config)
         self._run = run
         self._pull = pull
-        self._running: set[str] = set()
+        self._running: set[Build] = set()
         self._background: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Remove what a crash left of earlier builds."""
-        for path in (self._root, self._secrets):
-            await asyncio.to_thread(shutil.rmtree, path, True)
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(buildfiles.sweep, self.config)
 
     async def close(self) -> None:
         """Wait for the removal of finished builds' files."""
@@ -212,6 +211,7 @@ class Builder:
             await self._cache_from(worker, reference)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         build = Build(job.plan, job.options, worker, job.context, job.directory, queue.put_nowait)
+        self._running.add(build)
         task = asyncio.create_task(build.run())
         task.add_done_callback(lambda _: queue.put_nowait(None))
         words = Classic(job.plan.vertices, why=why)
@@ -234,6 +234,7 @@ class Builder:
             task.cancel()
             with contextlib.suppress(BaseException):
                 await task
+            self._running.discard(build)
             await asyncio.to_thread(self._settle)
 
     async def _cache_from(self, worker: EngineWorker, reference: str) -> None:
@@ -288,7 +289,7 @@ class Builder:
         """Forget cache rows and cache mounts; ``CachesDeleted`` (ids) and ``SpaceReclaimed`` (bytes).
 
         ``before``: only what was last used earlier (seconds since 1970). ``keep``: bytes that may stay.
-        Rows whose layers an image uses are dropped only with ``everything``.
+        Rows whose layers an image uses are dropped only with ``everything``, those of a running build never.
         """
         return await asyncio.to_thread(self._prune, everything, keep, before)
 
@@ -296,9 +297,10 @@ class Builder:
         in_use = {layer for image in self.images.list() for layer in image.layers}
         rows = self.cache.rows()
         total = sum(row.size for row in rows)
+        busy = self._busy()
         gone: list[str] = []
         for row in rows:
-            spared = not everything and row.chain in in_use
+            spared = row.key in busy or (not everything and row.chain in in_use)
             if spared or (before is not None and row.used >= before) or (keep and total <= keep):
                 continue
             gone.append(row.key)
@@ -308,15 +310,20 @@ class Builder:
         collected = self.leases.collect()
         return {"CachesDeleted": [*gone, *mounts] or None, "SpaceReclaimed": size + collected.size}
 
+    def _busy(self) -> set[str]:
+        """The keys that running builds have found or made."""
+        return {key for build in self._running for key in list(build.results)}
+
     def usage(self) -> list[Mapping[str, Any]]:
         """The cache as ``/system/df`` lists it."""
         in_use = {layer for image in self.images.list() for layer in image.layers}
+        busy = self._busy()
         return [
             {
                 "ID": row.key[:25],
                 "Type": "regular",
                 "Description": row.description,
-                "InUse": False,
+                "InUse": row.key in busy,
                 "Shared": row.chain in in_use,
                 "Size": row.size,
                 "CreatedAt": rfc3339(int(row.made * 1e9)),

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.build.changes import apply_change
 from sampan.engine import threads
 from sampan.engine.containers.timestamps import parse_filter_time
 from sampan.images import archive, transfer
@@ -227,6 +226,10 @@ async def import_image(
 
 
 def _apply(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    if not changes:
+        return config
+    from sampan.build.changes import apply_change
+
     for change in changes:
         config = apply_change(config, change)
     return config

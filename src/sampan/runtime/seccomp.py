@@ -16,7 +16,6 @@ import re
 import threading
 from collections.abc import Iterable
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ _GO_ARCHITECTURES = {
 @cache
 def default_profile() -> str:
     """The text of the built-in profile."""
-    return (resources.files("sampan.runtime") / "data" / "seccomp-default.json").read_text("utf-8")
+    return (Path(__file__).parent / "data" / "seccomp-default.json").read_text("utf-8")
 
 
 @cache

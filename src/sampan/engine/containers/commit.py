@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan import gojson
-from sampan.build.changes import apply_change
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.merge import merge_env
 from sampan.engine.containers.record import Container
@@ -88,7 +87,7 @@ def image_config(container: Container, options: CommitOptions) -> dict[str, Any]
     for change in options.changes:
         for line in change.splitlines():
             if line.strip():
-                config = apply_change(config, line)
+                config = _apply(config, line)
     config.pop("Image", None)
     return config
 
@@ -158,3 +157,9 @@ def _announce(
         imageID=image.id,
         imageRef=target.familiar if target else "",
     )
+
+
+def _apply(config: dict[str, Any], change: str) -> dict[str, Any]:
+    from sampan.build.changes import apply_change  # the parser of Dockerfiles: seldom needed
+
+    return apply_change(config, change)

@@ -74,6 +74,10 @@ async def test_foreign_forward_drop_keeps_published_ports_closed_but_lets_contai
     assert await soon(lambda: "sampan: sampan_smpf0" in ruleset())
     assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
     assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR"), "their policy holds"
+    (warning,) = lab.networks.check(*_checked(lab))
+    command = warning.partition("To open one: ")[2].replace("PORT", "8080").split()
+    subprocess.run(command, check=True)
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web"), "opened as the warning says"
     assert ruleset().count("jump sampan_smpf0") == 1
     network = await lab.networks.create(CreateNetwork(name="more"))
     assert network.device in ruleset().partition("table ip filter")[2].partition("FORWARD")[0] + ruleset()
@@ -294,6 +298,7 @@ def test_judge_of_rulesets() -> None:
     assert not judge([chain("input"), rule("input", {"accept": None})]).input_blocks
     jumping = [chain("forward"), rule("forward", {"jump": {"target": "x"}}), rule("x", {"drop": None})]
     assert judge(jumping).forward_blocks and not judge(jumping).input_blocks
+    assert not judge(jumping).forward_shut and judge([chain("forward", "drop")]).forward_shut
     looping = [chain("input"), rule("input", {"goto": {"target": "input"}})]
     assert not judge(looping).input_blocks
     assert not judge([chain("input", type="nat"), rule("input", {"drop": None})]).input_blocks

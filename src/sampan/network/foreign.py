@@ -43,14 +43,26 @@ class Ways:
     input_blocks: list[Chain] = field(default_factory=list)
     forward_blocks: list[Chain] = field(default_factory=list)
 
-    def advice(self) -> str:
-        """What to tell the user whose published port a host rule may keep closed."""
-        chain = self.input_blocks[0]
-        return (
-            f"The host's firewall (nftables chain {chain.place}) decides who reaches published ports. "
-            f"To open one: nft insert rule {chain.place} tcp dport PORT accept "
-            "(or: ufw allow PORT/tcp; firewall-cmd --add-port=PORT/tcp)"
-        )
+    # Of the latter, those that drop whatever none of their rules let through.
+    forward_shut: list[Chain] = field(default_factory=list)
+
+    def advice(self) -> list[str]:
+        """What to tell the user whose published port a host rule may keep closed; nothing if none does."""
+        if self.input_blocks:
+            place = self.input_blocks[0].place
+            command = (
+                f"nft insert rule {place} tcp dport PORT accept "
+                "(or: ufw allow PORT/tcp; firewall-cmd --add-port=PORT/tcp)"
+            )
+        elif self.forward_shut:
+            place = self.forward_shut[0].place
+            command = _opening(self.forward_shut[0])
+        else:
+            return []
+        return [
+            f"The host's firewall (nftables chain {place}) decides who reaches published ports from outside. "
+            f"To open one: {command}"
+        ]
 
 
 def examine(nft: Nft) -> Ways:
@@ -66,7 +78,8 @@ def judge(objects: Iterable[dict[str, Any]]) -> Ways:
     """
     chains: dict[Key, dict[str, Any]] = {}
     rules: dict[Key, list[dict[str, Any]]] = {}
-    for item in objects:
+    known = list(objects)
+    for item in known:
         if "chain" in item:
             chain = item["chain"]
             chains[chain["family"], chain["table"], chain["name"]] = chain
@@ -82,6 +95,9 @@ def judge(objects: Iterable[dict[str, Any]]) -> Ways:
             continue
         if chain.get("policy") == "drop" or _blocks(key, rules, set()):
             target.append(Chain(*key, chain.get("policy", "accept")))
+    ways.forward_shut = [
+        chain for chain in ways.forward_blocks if chain.policy == "drop" or _last_word(known, chain)
+    ]
     return ways
 
 
@@ -213,6 +229,14 @@ def _for_iptables(chain: Chain) -> bool:
     """Whether iptables reads this table: it knows few of nft's own matches, and gives up at any other."""
     here = (chain.family in ("ip", "ip6"), chain.table, chain.name) == (True, "filter", "FORWARD")
     return here and shutil.which(_program(chain)) is not None
+
+
+def _opening(chain: Chain) -> str:
+    """The command that lets connections to a published port through a forward chain."""
+    if _for_iptables(chain):
+        program = _program(chain).removesuffix("-restore")
+        return f"{program} -I FORWARD -p tcp -m conntrack --ctstate DNAT --ctorigdstport PORT -j ACCEPT"
+    return f"nft insert rule {chain.place} meta l4proto tcp ct status dnat ct original proto-dst PORT accept"
 
 
 def _program(chain: Chain) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from sampan.errors import SystemFailure
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Message, Netlink
@@ -38,7 +40,7 @@ def _send(route: Netlink, message: Message) -> None:
     try:
         route.send(message)
     except OSError as failure:
-        words = (failure.strerror or str(failure)).lower()
+        words = os.strerror(failure.errno or 0).lower()
         raise SystemFailure(words, hint="The kernel lacks the driver: is its module there?") from failure
 
 

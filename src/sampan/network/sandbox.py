@@ -157,7 +157,13 @@ def make_link(host: Netlink, netns: int, item: Interface) -> None:
         ]
         if item.hairpin or item.isolated:
             messages.append(rt.bridge_port(item.outer, hairpin=item.hairpin, isolated=item.isolated))
-    host.send(*messages)
+    try:
+        host.send(*messages)
+    except OSError as failure:
+        if item.kind == "bridge":
+            raise
+        words = os.strerror(failure.errno or 0).lower()
+        raise OSError(f"failed to create the {item.kind} port: {words}") from failure
 
 
 def configure(inside: Netlink, item: Interface, *, localnet: bool = False) -> None:

@@ -98,9 +98,7 @@ class Guard:
 
     def warnings(self, published: bool) -> list[str]:
         """What ``docker create`` says when the host's firewall will keep a published port closed."""
-        if not published or not self._ways.input_blocks:
-            return []
-        return [self._ways.advice()]
+        return self._ways.advice() if published else []
 
     # -- egress control ------------------------------------------------------------------------------------
 

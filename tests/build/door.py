@@ -59,7 +59,8 @@ class Door:
         headers: dict[str, str] | None = None,
         **query: Any,
     ) -> Built:
-        """Build ``dockerfile`` (``BASE`` stands for the base image) with the context ``files``."""
+        """Build ``dockerfile`` (``BASE`` stands for the base image) with the context ``files``; RUN has no network."""
+        query = {"networkmode": "none", **query}
         content = dict(files or {})
         if dockerfile is not None:
             content["Dockerfile"] = dockerfile.replace("BASE", self.base)

@@ -46,10 +46,13 @@ class _Level:
 class Copier:
     """Copies any number of sources into ``rootfs``; ``finish()`` makes the links when all are in.
 
-    ``owner``: uid and gid of everything made; ``mode``: the change that ``--chmod`` asks for.
+    ``owner``: uid and gid of everything made, None to keep the sources' (directories that have to be made on
+    the way belong to root then); ``mode``: the change that ``--chmod`` asks for.
     """
 
-    def __init__(self, rootfs: RootFs, owner: tuple[int, int] = (0, 0), mode: Change | None = None) -> None:
+    def __init__(
+        self, rootfs: RootFs, owner: tuple[int, int] | None = (0, 0), mode: Change | None = None
+    ) -> None:
         self.rootfs = rootfs
         self.owner = owner
         self.mode = mode
@@ -108,7 +111,7 @@ class Copier:
 
     def _open_directory(self, path: str) -> int:
         try:
-            return self.rootfs.make_directories(path, self.owner)
+            return self.rootfs.make_directories(path, self.owner or (0, 0))
         except NotADirectoryError:
             raise InvalidParameter(f"cannot copy to non-directory: {path}") from None
 
@@ -135,7 +138,7 @@ class Copier:
         mode = self._mode(item)
         real = f"{level.real}/{name}" if level.real else name
         try:
-            target = make_directory(level.target, name, self.owner, mode)
+            target = make_directory(level.target, name, self._owner(item), mode)
         except FileExistsError:
             target = self._merge(level, item, name, mode, real)
         for key, value in item.xattrs:
@@ -152,7 +155,7 @@ class Copier:
                 link = os.readlink(name, dir_fd=level.target)
                 hint = f"/{real} is a symbolic link to {link}; copy there instead."
             raise InvalidParameter(f"cannot copy to non-directory: /{real}", hint=hint) from error
-        os.fchown(target, *self.owner)
+        os.fchown(target, *self._owner(item))
         os.fchmod(target, mode)
         return target
 
@@ -181,11 +184,11 @@ class Copier:
             os.fchmod(level.target, stat.S_IMODE(os.fstat(level.target).st_mode))
         elif kind == stat.S_IFLNK:
             os.symlink(item.link, target, dir_fd=level.target)
-            os.chown(target, *self.owner, dir_fd=level.target, follow_symlinks=False)
+            os.chown(target, *self._owner(item), dir_fd=level.target, follow_symlinks=False)
             _describe_by_name(level.target, target, item)
         else:
             os.mknod(target, kind | 0o600, item.status.st_rdev, dir_fd=level.target)
-            os.chown(target, *self.owner, dir_fd=level.target, follow_symlinks=False)
+            os.chown(target, *self._owner(item), dir_fd=level.target, follow_symlinks=False)
             os.chmod(target, self._mode(item), dir_fd=level.target)
             _describe_by_name(level.target, target, item)
 
@@ -202,10 +205,13 @@ class Copier:
         status = item.status
         return (
             bool(source.root.directory)
-            and (status.st_uid, status.st_gid) == self.owner
+            and (status.st_uid, status.st_gid) == self._owner(item)
             and self._mode(item) == stat.S_IMODE(status.st_mode)
             and (status.st_dev, status.st_ino) not in before
         )
+
+    def _owner(self, item: Item) -> tuple[int, int]:
+        return self.owner or (item.status.st_uid, item.status.st_gid)
 
     def _mode(self, item: Item) -> int:
         mode = stat.S_IMODE(item.status.st_mode)
@@ -218,8 +224,8 @@ class Copier:
             try:
                 while os.sendfile(fd, source, None, _SENDFILE_LIMIT):
                     pass
-                if self.owner != (0, 0):
-                    os.fchown(fd, *self.owner)
+                if (owner := self._owner(item)) != (0, 0):
+                    os.fchown(fd, *owner)
                 os.fchmod(fd, self._mode(item))
                 for key, value in item.xattrs:
                     xattr.write(fd, key, value)

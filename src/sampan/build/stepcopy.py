@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from sampan.build import fetch, imageconfig, roots
 from sampan.build import instructions as ins
 from sampan.build.accounts import owner_of
-from sampan.build.cache import Inputs
+from sampan.build.cache import Hit, Inputs
 from sampan.build.context import is_archive
 from sampan.build.copytree import Copier, write_file
 from sampan.build.failure import BuildFailed
@@ -110,6 +110,7 @@ class CopyStep:
             hit = await self.build.layered(self.run, inputs, comment, self._created_by(comment), make)
             if self.from_:
                 self.build.worker.cache.store(self.alias, "", comment, hit, 0)
+                self.build.results[self.alias.key()] = Hit(hit.chain, hit.created, comment)
 
     def _comment(self, label: str) -> str:
         chown = f"--chown={self.chown} " if self.chown else ""
@@ -125,6 +126,7 @@ class CopyStep:
         if hit is None:
             return False
         self.build.tell("cached", self.run.vertex)
+        self.build.results[self.alias.key()] = hit
         await self.build.add_layer(self.run, self._created_by(hit.description), hit)
         return True
 
@@ -330,7 +332,8 @@ class CopyStep:
         owner = self._owner(lowers)
         rootfs = RootFs([] if self.one.link else lowers, upper, work)
         try:
-            copier = Copier(rootfs, owner, self.mode)
+            # What comes from the context is root's; files of a stage or an image keep their owners.
+            copier = Copier(rootfs, owner if self.chown or not self.from_ else None, self.mode)
             for one in found:
                 if isinstance(one, Source):
                     copier.copy(one, self._target())

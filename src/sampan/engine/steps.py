@@ -6,6 +6,7 @@ Nothing is recorded: a step that a crash of the engine interrupts is killed and 
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from sampan.engine.networks import SandboxRequest
 from sampan.kernel import mounts
 from sampan.runtime.config import ContainerConfig, HostConfig
 
+_log = logging.getLogger(__name__)
+_MARK = "step"
+"""A file in a step's run directory; its text says which control groups are the step's."""
 Output = Callable[[int, bytes], None]
 
 
@@ -74,6 +78,8 @@ async def run_step(containers: Containers, step: Step, output: Output) -> int:
         for directory in (state, run):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             undo.callback(shutil.rmtree, directory, ignore_errors=True)
+        token = launchspec.cgroup_token(containers, container)
+        (run / _MARK).write_text(token)
         init = state / "init"
         await asyncio.to_thread(initlayer.build, init, step.lowers)
         undo.push_async_callback(containers.networks.release, container.id)
@@ -95,6 +101,20 @@ async def run_step(containers: Containers, step: Step, output: Output) -> int:
         client = Collector(output)
         await attach.pump(ours, client, attach.AttachOptions(stdout=True, stderr=True))
         return (await process.wait()).code
+
+
+async def sweep(containers: Containers) -> None:
+    """At the engine's start: end the steps that a crash left running. Their files and links go with the
+    directories and sandboxes that nothing stands for, in `recovery.recover`, which comes next."""
+    root = containers.config.exec_root / "containers"
+    for mark in root.glob(f"*/{_MARK}"):
+        process = await containers.supervisor.adopt(mark.parent)
+        if process is not None:
+            await process.abort()
+        try:
+            await asyncio.to_thread(launchspec.destroy_cgroup, mark.read_text())
+        except OSError as problem:
+            _log.warning("step %s: %s", mark.parent.name[:12], problem)
 
 
 def _record(containers: Containers, step: Step) -> Container:

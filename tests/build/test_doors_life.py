@@ -1,0 +1,210 @@
+"""The cache, outputs and the end of builds through the engine's door: what is kept, and what must not stay."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from tests.conftest import Daemon, UnixConnection, import_busybox
+
+from .conftest import tar_of
+from .door import Door
+
+
+@pytest.fixture(scope="module")
+def door(sampand: Any, busybox: str) -> Door:
+    return Door(sampand, busybox)
+
+
+def members(data: bytes) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return {one.name.removeprefix("./").rstrip("/"): one for one in tar}
+
+
+def test_output_as_archive(door: Door) -> None:
+    built = door.build(
+        "FROM BASE AS made\nRUN mkdir /o && echo x > /o/f && ln -s f /o/l && chmod 640 /o/f && chown 7:8 /o/f\n"
+        "FROM scratch\nCOPY --from=made /o /\n",
+        outputs=[{"Type": "tar"}],
+    )
+    data = b"".join(base64.b64decode(one["Data"]) for one in built.aux("sampan.output"))
+    found = members(data)
+    assert (found["f"].mode, found["f"].uid, found["f"].gid) == (0o640, 7, 8)
+    assert found["l"].linkname == "f" and set(found) - {"", "."} == {"f", "l"}
+    assert door.build("FROM BASE\n", outputs=[{"Type": "registry"}]).status == 501
+
+
+def test_inline_cache_travels_with_the_image(door: Door, new_sampand: Any, tmp_path: Path) -> None:
+    file = "FROM BASE\nCOPY f /f\nRUN cat /f > /g\nENV A=1\n"
+    door.build(file, {"f": "x"}, buildargs={"BUILDKIT_INLINE_CACHE": "1"}, t="smpg-inline")
+    archive = tmp_path / "a.tar"
+    door.daemon.docker("save", "-o", str(archive), "smpg-inline", door.base)
+    other = Door(new_sampand(), door.base)
+    other.daemon.docker("load", "-i", str(archive))
+    assert other.build(file, {"f": "x"}).cached() == 0
+    other.daemon.json("POST", "/build/prune?all=1")
+    assert other.build(file, {"f": "x"}, cachefrom=["smpg-inline"]).cached() == 3
+    assert other.build(file, {"f": "other"}, cachefrom=["smpg-inline", "nosuch:image"]).cached() == 0
+
+
+def test_check_directive(door: Door) -> None:
+    warned = "{}FROM BASE\nMAINTAINER me\nWORKDIR rel\n"
+    assert "MaintainerDeprecated" in door.build(warned.format("")).text
+    skipped = door.build(warned.format("# check=skip=MaintainerDeprecated\n")).text
+    assert "MaintainerDeprecated" not in skipped and "WorkdirRelativePath" in skipped
+    assert "[Warning]" not in door.build(warned.format("# check=skip=all\n")).text
+    failed = door.build(warned.format("# check=error=true;skip=WorkdirRelativePath\n"))
+    assert failed.status == 400 and "lint violation found for rules: MaintainerDeprecated" in failed.error
+    checked = door.build(warned.format(""), check=1)
+    assert [one["RuleName"] for one in checked.aux("sampan.check")[0]["Warnings"]] == [
+        "MaintainerDeprecated",
+        "WorkdirRelativePath",
+    ]
+
+
+def test_cache_explains_itself(door: Door) -> None:
+    file = "FROM BASE\nARG V=1\nENV W=$V\nRUN echo $W > /w\nCOPY d /d\nCOPY --chown=nobody:users o /o\n"
+    files = {"d/a": "1", "d/b": "2", "o": "x"}
+    door.build(file, files, t="smpg-why")
+
+    def reasons(**more: Any) -> dict[int, list[str]]:
+        built = door.build(more.pop("file", file), more.pop("files", files), t="smpg-why", why=1, **more)
+        return {one["Step"]: one["Reasons"] for one in built.aux("sampan.why") if one["Result"] == "built"}
+
+    assert reasons() == {}
+    assert reasons(files={**files, "d/b": "3", "d/c": "4"})[5] == ["file d/b changed", "file d/c is new"]
+    changed = reasons(buildargs={"V": "2"})
+    assert changed[4] == ["variable V changed", "variable W changed"], changed
+    assert any("owner changed" in one for one in reasons(file=file.replace("nobody:users", "1"))[6])
+
+
+def test_cache_listing_and_prune(door: Door) -> None:
+    door.build("FROM BASE\nRUN echo gone > /gone\n", t="smpg-prune")
+    rows = door.daemon.json("GET", "/system/df?type=build-cache")["BuildCache"]
+    mine = [row for row in rows if "echo gone" in row["Description"]]
+    assert len(mine) == 1 and mine[0]["Size"] > 0 and mine[0]["Shared"] is True and mine[0]["InUse"] is False
+    kept = door.daemon.json("POST", "/build/prune?filters=" + quote(json.dumps({"until": ["1h"]})))
+    assert not kept["CachesDeleted"]
+    door.daemon.json("POST", "/build/prune")
+    assert door.build("FROM BASE\nRUN echo gone > /gone\n").cached() == 1
+    door.daemon.docker("rmi", "smpg-prune")
+    pruned = door.daemon.json("POST", "/build/prune?all=1")
+    assert pruned["CachesDeleted"] and door.daemon.json("GET", "/system/df")["BuildCache"] in (None, [])
+
+
+def test_cache_in_use_while_a_build_has_it(door: Door) -> None:
+    door.build("FROM BASE\nRUN echo first > /first\n")
+    connection = begin(
+        door.daemon, {"Dockerfile": f"FROM {door.base}\nRUN echo first > /first\nRUN sleep 30\n"}
+    )
+    try:
+        until(lambda: running(door.daemon))
+        rows = door.daemon.json("GET", "/system/df?type=build-cache")["BuildCache"]
+        used = [row for row in rows if row["InUse"]]
+        assert ["echo first" in row["Description"] for row in used] == [True]
+        gone = door.daemon.json("POST", "/build/prune?all=1")["CachesDeleted"] or []
+        assert used[0]["ID"] not in [key[:25] for key in gone]
+    finally:
+        connection.close()
+    until(lambda: not running(door.daemon))
+
+
+def begin(daemon: Daemon, files: dict[str, Any], **query: Any) -> http.client.HTTPConnection:
+    """A build whose answer is being read no further than its first line."""
+    connection = UnixConnection(daemon.socket)
+    connection.request("POST", f"/build?{urlencode({'networkmode': 'none', **query})}", body=tar_of(files))
+    connection.getresponse().readline()
+    return connection
+
+
+def until(true: Any, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, true
+        time.sleep(0.02)
+
+
+def running(daemon: Daemon) -> list[int]:
+    """Processes below the daemon's process that sleep (RUN sleep of these tests)."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdigit():
+                words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
+                root = os.readlink(f"/proc/{entry}/root")
+                if words[:1] == [b"sleep"] and root and ours(daemon, int(entry)):
+                    found.append(int(entry))
+    return found
+
+
+def ours(daemon: Daemon, pid: int) -> bool:
+    return str(daemon.root) in Path(f"/proc/{pid}/mountinfo").read_text()
+
+
+def test_a_client_that_goes_away_stops_its_build(door: Door) -> None:
+    connection = begin(door.daemon, {"Dockerfile": f"FROM {door.base}\nRUN echo > /half; sleep 60\n"})
+    until(lambda: running(door.daemon))
+    connection.close()
+    until(lambda: not running(door.daemon))
+    until(lambda: os.listdir(door.daemon.root / "build") == [])
+    assert door.daemon.json("GET", "/containers/json?all=1") == []
+
+
+def cgroups(container: str) -> list[str]:
+    found = subprocess.run(
+        ["find", "/sys/fs/cgroup", "-type", "d", "-name", f"*{container}*"], capture_output=True, text=True
+    )
+    return found.stdout.split()
+
+
+def test_kill_of_the_engine_leaves_nothing_of_a_build(new_sampand: Any) -> None:
+    daemon: Daemon = new_sampand()
+    door = Door(daemon, import_busybox(daemon))
+    file = f"FROM {door.base}\nRUN echo done > /done\nRUN echo half > /half; sleep 60\n"
+    connection = begin(daemon, {"Dockerfile": file}, networkmode="bridge")
+    until(lambda: running(daemon))
+    (pid,) = running(daemon)
+    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    inside = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    names = {Path(line.rsplit(":", 1)[1]).name for line in inside} - {"", "/"}
+    links = set(os.listdir("/sys/class/net"))
+    daemon.kill()
+    connection.close()
+    daemon.start()
+    until(lambda: not running(daemon))
+    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) <= mounts
+    until(lambda: not [path for name in names if len(name) > 30 for path in cgroups(name)])
+    until(
+        lambda: not [one for one in os.listdir("/sys/class/net") if one in links and one.startswith("veth")]
+    )
+    until(lambda: os.listdir(daemon.root / "build") == [])
+    assert os.listdir(daemon.root / "containers") == []
+    assert daemon.json("GET", "/containers/json?all=1") == []
+    # What was finished before is kept as cache; all layers are accounted for: pruning removes every one.
+    assert door.build(f"FROM {door.base}\nRUN echo done > /done\n").cached() == 1
+    for image in daemon.json("GET", "/images/json?all=1"):
+        daemon.api("DELETE", f"/images/{image['Id']}?force=1")
+    daemon.json("POST", "/build/prune?all=1")
+    left = [one for one in os.listdir(daemon.root / "layers") if len(one) >= 64]
+    assert left == []
+
+
+def test_stages_run_at_the_same_time(door: Door) -> None:
+    stages = "".join(f"FROM BASE AS s{n}\nRUN sleep 1; echo {n} > /{n}\n" for n in range(4))
+    copies = "".join(f"COPY --from=s{n} /{n} /{n}\n" for n in range(4))
+    begun = time.monotonic()
+    built = door.build(f"{stages}FROM scratch\n{copies}", nocache=1)
+    took = time.monotonic() - begun
+    assert built.id and took < 1.5, took

@@ -105,7 +105,8 @@ async def run_step(containers: Containers, step: Step, output: Output) -> int:
 
 async def sweep(containers: Containers) -> None:
     """At the engine's start: end the steps that a crash left running. Their files and links go with the
-    directories and sandboxes that nothing stands for, in `recovery.recover`, which comes next."""
+    directories and sandboxes that nothing stands for, in `recovery.recover`, which comes next.
+    """
     root = containers.config.exec_root / "containers"
     for mark in root.glob(f"*/{_MARK}"):
         process = await containers.supervisor.adopt(mark.parent)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from tests.dockerd import running_dockerd
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PYTHON = sys.executable
 LAUNCH = (
-    f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from sampan.cli.main import main; sys.exit(main())"
+    f"import sys; sys.path += {[str(SOURCE), sysconfig.get_path('purelib')]!r}; "
+    "from sampan.cli.main import main; sys.exit(main())"
 )
 STOCK = shutil.which("docker")
 

@@ -76,6 +76,13 @@ CONTEXT = {
     "update": ("context:UPDATE", "Change a context"),
     "use": ("context:USE", "Make a context the current one"),
 }
+MANIFEST = {
+    "annotate": ("manifest:ANNOTATE", "Say more of an image in a manifest list"),
+    "create": ("manifest:CREATE", "Begin a manifest list of images in a registry"),
+    "inspect": ("manifest:INSPECT", "Show a manifest or manifest list"),
+    "push": ("manifest:PUSH", "Put a manifest list into its registry"),
+    "rm": ("manifest:RM", "Forget manifest lists that were begun"),
+}
 SYSTEM = {
     "df": ("df:DF", "Show what takes up disk space"),
     "dial-stdio": ("dial_stdio:DIAL", "Connect stdin and stdout to the engine (for ssh:// clients)"),
@@ -92,6 +99,7 @@ GROUPS = {
     "container": (CONTAINER, "Manage containers"),
     "context": (CONTEXT, "Manage the engines that you talk to"),
     "image": (IMAGE, "Manage images"),
+    "manifest": (MANIFEST, "Manage manifest lists in registries"),
     "network": (NETWORK, "Manage networks"),
     "system": (SYSTEM, "Manage the engine"),
     "volume": (VOLUME, "Manage volumes"),

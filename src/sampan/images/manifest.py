@@ -40,6 +40,7 @@ class Platform(msgspec.Struct, omit_defaults=True):
     os: str = ""
     variant: str = ""
     os_version: str = msgspec.field(default="", name="os.version")
+    os_features: list[str] | None = msgspec.field(default=None, name="os.features")
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)

@@ -13,6 +13,7 @@ from sampan import errors
 from sampan.images import manifest as documents
 from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
+from sampan.registry import index
 from sampan.registry.auth import Credentials
 from sampan.registry.pull import Remote, resolve
 from sampan.registry.transport import Transport, failure
@@ -57,17 +58,10 @@ def describe(transport: Transport, reference: Reference) -> dict[str, Any]:
 def _platforms(transport: Transport, reference: Reference, remote: Remote) -> list[Platform]:
     if remote.media_type in documents.INDEXES:
         return [one.platform for one in documents.parse_index(remote.raw).manifests if one.platform]
-    config = documents.parse_manifest(remote.raw).config
-    if config.media_type not in documents.CONFIGS:
+    manifest = documents.parse_manifest(remote.raw)
+    if manifest.config.media_type not in documents.CONFIGS:
         return []
-    path = f"/v2/{reference.path}/blobs/{config.digest}"
-    response = transport.request("GET", path, f"repository:{reference.path}:pull")
-    if response.status != 200:
-        raise failure(response, f"configuration of {reference.familiar}")
-    try:
-        found = documents.parse_config(response.data[: documents.LIMIT])
-    except errors.SampanError:
-        return []
+    found = index.configuration(transport, reference, manifest)
     return [Platform(found.get("architecture", ""), found.get("os", ""), found.get("variant", ""))]
 
 

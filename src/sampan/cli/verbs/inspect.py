@@ -110,6 +110,17 @@ def _of(kind: str) -> Callable[[CLI, Options, list[str]], int]:
     return inspect
 
 
+def _image(cli: CLI, options: Options, arguments: list[str]) -> int:
+    """Images of the engine, or with ``--remote`` of their registries."""
+    if options.flag("remote"):
+        from sampan.cli import remote
+
+        return show(
+            cli, options, arguments, lambda name: remote.describe(cli, name, options.text("platform"))
+        )
+    return _of("image")(cli, options, arguments)
+
+
 _FORMAT = ("format", "f", "string", "", "Format with a Go template, or 'json'")
 _SIZE = ("size", "s", "bool", False, "Show what a container takes up")
 ANY = Command(
@@ -127,11 +138,15 @@ CONTAINER = Command(
     (_FORMAT, _SIZE),
 )
 IMAGE = Command(
-    _of("image"),
+    _image,
     "[OPTIONS] IMAGE [IMAGE...]",
     "Show everything about images",
     (1, MANY),
-    (_FORMAT, ("platform", "", "string", "", "Of this platform's image")),
+    (
+        _FORMAT,
+        ("platform", "", "string", "", "Of this platform's image"),
+        ("remote", "", "bool", False, "As its registry has it, without pulling"),
+    ),
 )
 NETWORK = Command(
     _of("network"),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sampan import jsontext
 from sampan.cli.template import Template, TemplateError, render
-from sampan.client import jsontext
 
 DATA = {
     "Name": "web",

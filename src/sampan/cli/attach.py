@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sampan import jsontext
 from sampan.cli import signals, terminal
 from sampan.cli.errors import CLIError
 from sampan.cli.session import Session
-from sampan.client import jsontext
 from sampan.client.engine import path_of
 from sampan.errors import SampanError
 

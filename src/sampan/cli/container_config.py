@@ -372,7 +372,7 @@ def _security(entries: list[str], host: dict[str, Any]) -> None:
 
 
 def _seccomp_profile(path: str) -> str:
-    from sampan.client import jsontext
+    from sampan import jsontext
 
     try:
         with open(path, encoding="utf-8") as file:

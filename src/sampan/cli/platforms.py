@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.client import jsontext
+from sampan import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

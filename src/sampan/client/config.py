@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sampan.client import jsontext
+from sampan import jsontext
 from sampan.client.errors import ClientError
 
 TYPE_CHECKING = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from sampan import jsontext
 from sampan.client import endpoint as endpoints
-from sampan.client import jsontext
 from sampan.client.endpoint import Endpoint, TLSFiles
 from sampan.client.errors import ClientError
 

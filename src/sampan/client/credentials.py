@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.client import jsontext
+from sampan import jsontext
 from sampan.client.errors import ClientError
 
 TYPE_CHECKING = False

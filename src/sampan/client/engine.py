@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sampan.client import jsontext, transport
+from sampan import jsontext
+from sampan.client import transport
 from sampan.client.errors import APIError, ProtocolError
 from sampan.client.http import Connection, Response
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+from sampan import jsontext
 from sampan.cli import context, names, progress, terminal, units
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError, FlagError
-from sampan.client import credentials, jsontext
+from sampan.client import credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
+from sampan import jsontext
 from sampan.cli import connect, table
 from sampan.cli.command import CLI, MANY, Command
 from sampan.cli.errors import CLIError, text_of
 from sampan.cli.verbs.ps import FORMAT_HELP
 from sampan.client import endpoint as endpoints
-from sampan.client import jsontext
 from sampan.client.contexts import DEFAULT, Context, ContextStore, check_name
 from sampan.errors import SampanError
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 
+from sampan import jsontext
 from sampan.cli import archives, unpack
 from sampan.cli.command import CLI, Command, write_all
 from sampan.cli.errors import CLIError
-from sampan.client import jsontext, tarstream
+from sampan.client import tarstream
 from sampan.client.engine import path_of
 from sampan.client.errors import APIError
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from sampan import jsontext
 from sampan.cli import platforms
 from sampan.cli.command import CLI, MANY, Command
 from sampan.cli.errors import CLIError, text_of
 from sampan.cli.template import Template, TemplateError
-from sampan.client import jsontext
 from sampan.client.engine import path_of
 from sampan.client.errors import APIError
 from sampan.errors import SampanError

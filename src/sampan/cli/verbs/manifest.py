@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from sampan import jsontext
 from sampan.cli import remote
 from sampan.cli.command import CLI, MANY, Command
 from sampan.cli.errors import CLIError
-from sampan.client import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

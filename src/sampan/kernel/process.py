@@ -30,7 +30,7 @@ _capset = libc.function("capset", ctypes.c_void_p, ctypes.c_void_p)
 _capget = libc.function("capget", ctypes.c_void_p, ctypes.c_void_p)
 _close_range = libc.syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _setsid = libc.function("setsid")
-_CLONE_PARENT = 0x8000
+_SIGCHLD = 17
 # With the interpreter's lock held all the while: a PyDLL function doesn't let go of it.
 _CLONE = ctypes.PYFUNCTYPE(_long, _long, ctypes.c_void_p, ctypes.c_size_t)
 _clone3 = _CLONE(("syscall", ctypes.pythonapi))
@@ -140,13 +140,12 @@ def leave_session() -> None:
     _setsid()
 
 
-def fork_for_parent() -> int:
-    """fork(2), but the new process is a child of this one's parent (CLONE_PARENT of clone(2)).
+def fork(flags: int = 0) -> int:
+    """fork(2) with CLONE_NEW* ``flags`` of clone(2); 0 in the new process, whose end tells SIGCHLD.
 
-    0 in the new process. For single-threaded callers: Python is told, the C library's fork handlers are not
-    run.
+    For single-threaded callers: Python is told, the C library's fork handlers are not run.
     """
-    arguments = (ctypes.c_uint64 * 11)(_CLONE_PARENT)
+    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, _SIGCHLD)
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = int(_clone3(435, ctypes.addressof(arguments), ctypes.sizeof(arguments)))
     if pid == 0:

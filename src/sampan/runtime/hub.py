@@ -131,7 +131,7 @@ class Hub:
             self._loop.cancel("flush")
 
     def _open_log(self) -> logwriter.Log:
-        """The starter has opened it before; what has gone wrong since must not end the container."""
+        """The first process has opened it before; what has gone wrong since must not end the container."""
         try:
             return logwriter.open_log(self._log_options)
         except OSError:

@@ -5,8 +5,8 @@ It needs neither engine nor zygote once it runs; an engine that comes back conne
 ``run_dir``. If it dies, the container dies too (PR_SET_PDEATHSIG).
 
 Messages to the engine: ``("hello", monitor pid, pid or 0, started_ns or 0)`` (before it ``("going",)`` to one
-that comes back when "go" was said), ``("created", pid)`` with a pidfd, ``("started", ns)``, ``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``,
-``("synced", token)``.
+that comes back when "go" was said), ``("created", pid)`` with a pidfd, ``("started", ns)``,
+``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``, ``("synced", token)``.
 From the engine: ``("go",)``, ``("abort",)``, ``("resize", rows, columns)``,
 ``("attach", stdin, stdout, stderr)`` with a socket, ``("close_stdin",)``, ``("sync", token)``.
 """
@@ -17,8 +17,8 @@ import _socket
 import os
 import time
 
-from sampan.kernel import namespaces, pty, signals
-from sampan.runtime import launch, starter, wire
+from sampan.kernel import namespaces, process, pty, signals
+from sampan.runtime import handover, launch, wire
 from sampan.runtime.hub import Hub
 from sampan.runtime.loop import READABLE, Loop
 
@@ -38,10 +38,10 @@ _DRAIN = 2.0  # seconds for which output is awaited that outlives the process, a
 def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -> NoReturn:
     """Be the monitor for a launch request; the process ends here.
 
-    ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target)``; ``fds`` the control socket, the
-    plan, with ``has_target`` the pidfd of an exec's container, then the attach clients' sockets.
-    ``host_mounts`` is the host's mount namespace. What is touched here stays in memory for the container's
-    life, hence the starter.
+    ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target, pid namespace)``, the latter as
+    :func:`_fork_first` takes it; ``fds`` are the control socket, the plan, with ``has_target`` the pidfd of
+    an exec's container, then the attach clients' sockets. ``host_mounts`` is the host's mount namespace.
+    What is touched here stays in memory for the container's life: the first process does all it can.
     """
     code = 1
     try:
@@ -49,35 +49,56 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         os.dup2(0, 2)  # 0 and 1 are /dev/null already
         signals.signal(signals.SIGCHLD, _note)  # the zygote ignores it: then there is nothing to wait for
         control = _socket.socket(fileno=fds[0])
+        wire.send(control, ("hello", os.getpid(), 0, 0))
         first = 2 + request[2]
         ours, theirs = wire.pair()
-        child = os.fork()
+        target = fds[2] if request[2] else -1
+        try:
+            child = _fork_first(request[3], target)
+        except OSError as error:
+            wire.send(control, ("failed", "fork", error.errno, "", ""))
+            os._exit(code)
         if child == 0:
-            target = fds[2] if request[2] else -1
-            starter.run(control, theirs, launch.Origin(shown, fds[1], target, host_mounts))
+            handover.run(theirs, launch.Origin(shown, fds[1], target, host_mounts))
         theirs.close()
         for fd in fds[1:first]:
             os.close(fd)
         os.close(host_mounts)
         message, given = wire.receive(ours)
-        ours.close()
-        os.waitpid(child, 0)
-        if message:
-            _, pid, plan = message
+        if message and message[0] == "started":
+            plan = message[1]
             shown.show(b"sampan-monitor", f"sampan-monitor {plan['kind']} {plan['id']}".encode())
-            monitor = Monitor(plan, pid, control, given)
+            monitor = Monitor(plan, child, control, [os.pidfd_open(child), ours.detach(), *given])
             monitor.add_clients(fds[first:], request[1])
             monitor.run()
             code = 0
+        elif message:
+            wire.send(control, message)
     finally:
         os._exit(code)
+
+
+def _fork_first(pid_namespace: bool | str, target: int) -> int:
+    """Fork the first process into ``pid_namespace``; 0 in the new process. Raises OSError.
+
+    True is a new one, or that of the process with the pidfd ``target``; text is its file; False is this one.
+    """
+    if isinstance(pid_namespace, str):
+        fd = os.open(pid_namespace, os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.CLONE_NEWPID)
+        os.close(fd)
+    elif pid_namespace and target >= 0:
+        namespaces.setns(target, namespaces.CLONE_NEWPID)
+    elif pid_namespace:
+        return process.fork(namespaces.CLONE_NEWPID)
+    return process.fork()
 
 
 class Monitor:
     """The state of one container or exec."""
 
     def __init__(self, plan: Plan, pid: int, control: _socket.socket, fds: list[int]) -> None:
-        """``fds`` as :func:`sampan.runtime.starter.run` describes them."""
+        """``fds``: pidfd of the process, channel to it, then as :func:`sampan.runtime.handover.run` has them."""
         self.loop = Loop()
         self._plan = plan
         self._pid = pid
@@ -341,11 +362,11 @@ class Monitor:
             f'{{"id":"{self._plan["id"]}","pid":{self._pid},"code":{code},"oom_killed":{oom},'
             f'"started_ns":{self._started},"finished_ns":{now}}}\n'
         )
-        part = f"{directory}/{starter.EXIT_RECORD}.tmp"
+        part = f"{directory}/{handover.EXIT_RECORD}.tmp"
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             os.write(fd, text.encode())
-            os.rename(part, f"{directory}/{starter.EXIT_RECORD}")
+            os.rename(part, f"{directory}/{handover.EXIT_RECORD}")
         except OSError:
             return -1  # the container is being removed, or the disk is full
         return fd

@@ -7,7 +7,7 @@ engine: :meth:`Supervisor.adopt` finds a monitor again by its socket.
 A launch plan is a dict of plain values (marshal), carried out by :mod:`sampan.runtime.launch` to the letter:
 
 ``kind`` "container" or "exec"; ``id``
-``join``, ``monitor_cgroups``: cgroup directories of the process and of its monitor
+``join`` cgroup directories of the process
 ``unshare`` CLONE_NEW* flags; ``setns`` [[path, flag], …]; for an exec ``nsflags`` of its target
 ``rootfs`` ["overlay", [lower directories, topmost first], upper, work] or ["dir", path]; ``readonly``;
 ``propagation`` of "/" as MS_* flags
@@ -46,7 +46,7 @@ from typing import Any
 
 from sampan.errors import Conflict, StartFailure, SystemFailure
 from sampan.kernel import namespaces
-from sampan.runtime import starter, wire, zygote
+from sampan.runtime import handover, wire, zygote
 from sampan.runtime.failures import start_failure
 
 _ZYGOTE_TRIES = 3
@@ -73,7 +73,7 @@ class Exit:
     def load(cls, state_dir: Path) -> Exit | None:
         """What the monitor recorded in ``state_dir``; None when it has recorded nothing (it was killed)."""
         try:
-            record = json.loads((state_dir / starter.EXIT_RECORD).read_bytes())
+            record = json.loads((state_dir / handover.EXIT_RECORD).read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         return cls(record["code"], record["oom_killed"], record["finished_ns"])
@@ -350,7 +350,7 @@ class Supervisor:
         try:
             directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                sock.connect(f"/proc/self/fd/{directory}/{starter.SOCKET}")
+                sock.connect(f"/proc/self/fd/{directory}/{handover.SOCKET}")
             finally:
                 os.close(directory)
         except OSError:
@@ -406,7 +406,7 @@ class Supervisor:
         plan_fd = wire.pack_plan(plan)
         try:
             for _ in range(_ZYGOTE_TRIES):
-                process = self._send_request(plan["kind"], plan_fd, attach, target)
+                process = self._send_request(plan, plan_fd, attach, target)
                 try:
                     await asyncio.shield(process._hello)
                 except MonitorLost:
@@ -418,9 +418,12 @@ class Supervisor:
             _close_ends(attach)
         raise SystemFailure("the launcher process ended unexpectedly", hint="See the engine's log.")
 
-    def _send_request(self, kind: str, plan_fd: int, attach: Sequence[AttachEnd], target: int) -> Process:
+    def _send_request(
+        self, plan: dict[str, Any], plan_fd: int, attach: Sequence[AttachEnd], target: int
+    ) -> Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wants = [(end.stdin, end.stdout, end.stderr) for end in attach]
+        request = ("launch", wants, target >= 0, _pid_namespace(plan))
         fds = [theirs.fileno(), plan_fd, *([target] if target >= 0 else [])]
         fds += [end.sock.fileno() for end in attach]
         with theirs:
@@ -428,13 +431,24 @@ class Supervisor:
                 if self._channel is None:
                     self._spawn()
                 try:
-                    wire.send(self._channel, ("launch", wants, target >= 0), fds)  # type: ignore[arg-type]
+                    wire.send(self._channel, request, fds)  # type: ignore[arg-type]
                     break
                 except OSError:
                     if last:
                         raise
                     self._end_zygote()
-        return self._keep(Process(kind, ours))
+        return self._keep(Process(plan["kind"], ours))
+
+
+def _pid_namespace(plan: dict[str, Any]) -> bool | str:
+    """The process's pid namespace: a new or (with a target) the target's (True), a file's, this one (False).
+
+    It is for children only, so that it is the monitor that must know.
+    """
+    for path, flag in plan.get("setns", ()):
+        if flag == namespaces.CLONE_NEWPID:
+            return str(path)
+    return bool((plan.get("unshare", 0) | plan.get("nsflags", 0)) & namespaces.CLONE_NEWPID)
 
 
 def namespaces_to_enter(pid: int) -> int:

@@ -38,7 +38,6 @@ def inspect_document(engine: Engine, name: str, version: tuple[int, int]) -> dic
         "Id": image.id,
         "RepoTags": engine.images.tags(image.id),
         "RepoDigests": engine.images.digests(image.id),
-        "Comment": document.get("comment", ""),
         "Created": image.created,
         "Config": image.config,
         "Architecture": image.architecture,
@@ -49,8 +48,15 @@ def inspect_document(engine: Engine, name: str, version: tuple[int, int]) -> dic
     }
     if image.variant:
         found["Variant"] = image.variant
-    if version < (1, 52):
-        found |= {"Author": document.get("author", ""), "DockerVersion": "", "Parent": image.parent}
+    said = {
+        "Author": document.get("author", ""),
+        "Comment": document.get("comment", ""),
+        "Parent": image.parent,
+    }
+    if version >= (1, 52):
+        found |= {name: text for name, text in said.items() if text}
+    else:
+        found |= {**said, "DockerVersion": ""}
         found["GraphDriver"] = {"Name": "overlay2", "Data": None}
     if version < (1, 45):
         found |= {"Container": "", "ContainerConfig": {}}
@@ -138,9 +144,10 @@ async def _words(objects: Any) -> Any:
 
 
 async def save_one(engine: Engine, request: Request) -> StreamResponse:
-    """GET /images/{name}/get."""
+    """GET /images/{name}/get. ``without`` is an extension: diffIDs of layers that the reader has."""
     platforms.require(engine, request.params["name"], request)
-    return StreamResponse(images.save(engine, [request.params["name"]]), _TAR)
+    without = request.query.list("without")
+    return StreamResponse(images.save(engine, [request.params["name"]], without), _TAR)
 
 
 async def save(engine: Engine, request: Request) -> StreamResponse:
@@ -148,7 +155,7 @@ async def save(engine: Engine, request: Request) -> StreamResponse:
     names = request.query.list("names")
     for name in names:
         platforms.require(engine, name, request)
-    return StreamResponse(images.save(engine, names), _TAR)
+    return StreamResponse(images.save(engine, names, request.query.list("without")), _TAR)
 
 
 async def create(engine: Engine, request: Request) -> Answer:

@@ -45,6 +45,7 @@ IMAGE = {
     "push": ("push:PUSH", "Send an image to a registry"),
     "rm": ("rmi:RMI", "Remove images"),
     "save": ("save:SAVE", "Write images to an archive or stdout"),
+    "send": ("send:SEND", "Send an image to another engine, without a registry"),
     "tag": ("tag:TAG", "Give an image another name"),
 }
 VOLUME = {

@@ -39,6 +39,18 @@ def choose(settings: Settings, config: Config) -> Endpoint:
     return endpoint
 
 
+def named(text: str, settings: Settings, config: Config) -> Endpoint:
+    """Another engine: an address (ssh://, tcp://, unix://) or a context's name. ClientError, CLIError."""
+    if "://" not in text:
+        from sampan.client.contexts import ContextStore
+
+        return ContextStore(config.folder).get(text).endpoint()
+    endpoint = endpoints.parse(text)
+    if endpoint.scheme == "tcp":
+        _add_tls(endpoint, settings, config, explicit=text)
+    return endpoint
+
+
 def _add_tls(endpoint: Endpoint, settings: Settings, config: Config, *, explicit: str) -> None:
     environ = settings.environ
     verify = settings.tls_verify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
@@ -197,9 +197,9 @@ async def load(
         reader.cancel()
 
 
-def save(engine: Engine, names: list[str]) -> AsyncIterator[bytes]:
-    """``docker save``: the archive. NotFound comes before the first byte."""
-    pieces = archive.save(engine.images, names)
+def save(engine: Engine, names: list[str], without: Collection[str] = ()) -> AsyncIterator[bytes]:
+    """``docker save``: the archive, without the layers of some diffIDs. NotFound comes before the first byte."""
+    pieces = archive.save(engine.images, names, without)
     for name in names:
         image = engine.images.get(name)
         engine.events.publish("image", "save", image.id, {"name": image.id})

@@ -213,10 +213,6 @@ class _Loader:
             raise errors.InvalidParameter(f"invalid archive: {name} is missing")
         return found
 
-    def has_layer(self, name: str) -> bool:
-        """Whether the archive, or the store, has the layer."""
-        return self._resolve(name) in self.layers or self._stored(name) is not None
-
     def _resolve(self, name: str) -> str:
         name = posixpath.normpath(name)
         for _ in range(8):
@@ -225,15 +221,18 @@ class _Loader:
             name = self._links[name]
         raise errors.InvalidParameter(f"invalid archive: {name} links to itself")
 
-    def _stored(self, name: str) -> Digest | None:
-        """The diffID of a layer that the archive names but leaves out, as the store has it."""
+    def _stored(self, name: str, diff_id: Digest) -> Digest | None:
+        """The diffID of a layer that the archive names but leaves out, when the store has it.
+
+        Where the file's name is a digest that is known here, it must be that layer's; a sender may have
+        it in another compression. What the layer holds is bound by the configuration either way.
+        """
         digest = _digest_of_path(name)
         if digest is None:
             return None
-        if self.store.layers.by_diff_id(digest):
-            return digest
-        known = self.store.diff_id_of(digest)
-        return known if known and self.store.layers.by_diff_id(known) else None
+        layers = self.store.layers
+        known = digest if layers.by_diff_id(digest) else self.store.diff_id_of(digest) or diff_id
+        return known if layers.by_diff_id(known) else None
 
     # -- making -----------------------------------------------------------------------------------------
 
@@ -258,7 +257,7 @@ class _Loader:
     def _place(self, parent: Digest | None, diff_id: Digest, name: str) -> Digest:
         chain = chain_id(parent, diff_id)
         held = self.layers.get(self._resolve(name))
-        found = held.diff_id if held else self._stored(name)
+        found = held.diff_id if held else self._stored(name, diff_id)
         if found is None:
             raise errors.InvalidParameter(f"invalid archive: {name} is missing")
         if found != diff_id:

@@ -7,7 +7,7 @@ and documents are the very bytes that were pulled, loaded or built.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
@@ -56,12 +56,17 @@ def _resolve(store: ImageStore, name: str) -> list[tuple[Image, str]]:
     return [(image, "")]
 
 
-def save(store: ImageStore, names: Iterable[str]) -> Iterator[bytes]:
-    """The archive, in pieces. Names are resolved before the first piece, so errors come first."""
-    return _write(store, select(store, names))
+def save(store: ImageStore, names: Iterable[str], without: Collection[Digest] = ()) -> Iterator[bytes]:
+    """The archive, in pieces. Names are resolved before the first piece, so errors come first.
+
+    Layers of which ``without`` has the diffID are left out, for a reader that has them.
+    """
+    return _write(store, select(store, names), without)
 
 
-def _write(store: ImageStore, images: list[tuple[Image, list[str]]]) -> Iterator[bytes]:
+def _write(
+    store: ImageStore, images: list[tuple[Image, list[str]]], without: Collection[Digest]
+) -> Iterator[bytes]:
     yield _directory("blobs") + _directory("blobs/sha256")
     written: set[Digest] = set()
     entries, docker = [], []
@@ -70,7 +75,7 @@ def _write(store: ImageStore, images: list[tuple[Image, list[str]]]) -> Iterator
         manifest = store.manifest(image)
         pointers = documents.parse_manifest(manifest)
         for diff_id, chain, layer in zip(image.diff_ids, image.layers, pointers.layers, strict=True):
-            if layer.digest not in written:
+            if layer.digest not in written and diff_id not in without:
                 written.add(layer.digest)
                 yield from _layer(store, layer, diff_id, chain)
         for digest, data in ((image.id, store.blobs.read(image.id)), (image.manifest, manifest)):

@@ -35,10 +35,12 @@ class _Level:
     real: str
     item: Item | None
 
-    def close(self) -> None:
+    def close(self, times: dict[str, int]) -> None:
+        """Give the directory its time, and note it in ``times``: links that are put off change it again."""
         if self.item is not None:
             when = self.item.status.st_mtime_ns
             os.utime(self.target, ns=(when, when))
+            times[self.real] = when
         os.close(self.source)
         os.close(self.target)
 
@@ -57,6 +59,7 @@ class Copier:
         self.owner = owner
         self.mode = mode
         self.links: dict[str, str] = {}
+        self.times: dict[str, int] = {}
         self.used: set[tuple[int, int]] = set()
 
     def copy(self, source: Source, destination: str) -> None:
@@ -85,6 +88,9 @@ class Copier:
                     )
                     opened[directory] = fd
                 _link(source, name, fd)
+            for directory, fd in opened.items():
+                if (when := self.times.get(directory)) is not None:
+                    os.utime(f"/proc/self/fd/{fd}", ns=(when, when))
         finally:
             for fd in (*opened.values(), top):
                 os.close(fd)
@@ -124,7 +130,7 @@ class Copier:
             for item in source.items[1:]:
                 parent, _, name = item.path.rpartition("/")
                 while stack[-1].path != parent:
-                    stack.pop().close()
+                    stack.pop().close(self.times)
                 if stat.S_ISDIR(item.status.st_mode):
                     stack.append(self._enter(stack[-1], item, name))
                 else:
@@ -132,7 +138,7 @@ class Copier:
                     self._leaf(source, stack[-1], item, name, name, path, before)
         finally:
             while stack:
-                stack.pop().close()
+                stack.pop().close(self.times)
 
     def _enter(self, level: _Level, item: Item, name: str) -> _Level:
         mode = self._mode(item)

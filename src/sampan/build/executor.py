@@ -237,10 +237,9 @@ class Build:
 
     async def _metadata(self, run: StageRun, one: ins.Instruction) -> None:
         config = run.image.changed_config()
-        before = run.image.config
         comment = imageconfig.apply(config, one, run.scope.expander(run.env), run.remembered)
-        # SHELL words its own entry with the shell that was in force.
-        created_by = imageconfig.nop(before, comment)
+        # SHELL words its own entry with the new shell already.
+        created_by = imageconfig.nop(config, comment)
         await self._record(run, one.name, created_by, comment, config)
 
     async def _record(

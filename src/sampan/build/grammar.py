@@ -380,7 +380,8 @@ def _expose(line: _Line) -> ins.Words:
     words = line.words()
     if not words:
         raise line.error("EXPOSE requires at least one argument")
-    return ins.Words(*line.common(), tuple(words))
+    # Docker's parser sorts the ports, as the history shows.
+    return ins.Words(*line.common(), tuple(sorted(words)))
 
 
 def _volume(line: _Line) -> ins.Words:

@@ -340,7 +340,7 @@ class CopyStep:
                 elif isinstance(one, Blob):
                     self._write(rootfs, one, owner)
                 else:
-                    self._unpack(rootfs, one, owner if self.chown else None)
+                    self._unpack(rootfs, one)
             copier.finish()
         finally:
             rootfs.close()
@@ -367,10 +367,11 @@ class CopyStep:
             pieces = iter(lambda: file.read(1 << 20), b"")
             write_file(rootfs, target, pieces, owner, mode, blob.modified)
 
-    def _unpack(self, rootfs: RootFs, archive: Archive, owner: tuple[int, int] | None) -> None:
-        fd = rootfs.make_directories(self._target(), owner or (0, 0))
+    def _unpack(self, rootfs: RootFs, archive: Archive) -> None:
+        """Unpack with the owners that the archive names: ``--chown`` isn't for its members, as in Docker."""
+        fd = rootfs.make_directories(self._target())
         try:
-            options = Options(owner=owner, keep_root=True)
+            options = Options(keep_root=True)
             with _open_archive(archive) as file, Extractor(fd, options) as extractor:
                 extractor.unpack(TarReader(compress.pieces(file.read)))
         except SampanError as error:

@@ -125,6 +125,7 @@ async def logs(engine: Engine, request: Request) -> Response | StreamResponse:
         timestamps=query.bool("timestamps"),
         details=query.bool("details"),
     )
+    logs_.check_readable(container)
     chunks: AsyncIterator[bytes] = logs_.of_container(engine.containers, container, options)
     return StreamResponse(chunks, streams.stream_type(request, tty=container.config.tty))
 

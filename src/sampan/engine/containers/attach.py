@@ -7,6 +7,7 @@ that no byte is lost. Its input is collected by the socket meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,7 @@ __all__ = ["AttachEnd", "AttachOptions", "Connection", "attach", "check", "parse
 
 CHUNK = 256 * 1024
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
+_END_PATIENCE = 2.0  # seconds between the end of the output and the record of the exit
 
 
 class Connection(Protocol):
@@ -184,6 +186,10 @@ async def attach(
         detached = await _attach_before_start(live, ours, theirs, client, options)
     if detached:
         containers.publish(container, "detach")
+    elif container.running and not client.gone.is_set():
+        # The output has ended with the run: who reads to the end finds the container stopped.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(live.run_over.wait(), _END_PATIENCE)
 
 
 async def _attach_before_start(

@@ -202,16 +202,21 @@ async def _follow(
         over.cancel()
 
 
-async def of_container(
-    containers: Containers, container: Container, options: LogOptions
-) -> AsyncIterator[bytes]:
-    """The container's log in wire format. Unsupported when its driver keeps nothing that can be read."""
+def check_readable(container: Container) -> None:
+    """Unsupported when the container's log driver keeps nothing that can be read."""
     kind = container.host.log_config.type or "json-file"
     if kind not in READABLE:
         raise errors.Unsupported(
             "configured logging driver does not support reading",
             hint=f"The container logs to {kind}; json-file and local can be read back.",
         )
+
+
+async def of_container(
+    containers: Containers, container: Container, options: LogOptions
+) -> AsyncIterator[bytes]:
+    """The container's log in wire format. Unsupported when its driver keeps nothing that can be read."""
+    check_readable(container)
     live = containers.live(container)
     ended = live.run_over.wait if container.running else None
     if live.process is not None:

@@ -28,6 +28,7 @@ async def remove(
         raise errors.NotFound(f"No such container: {reference}")
     _check_removable(container, reference, force)
     async with live.lock:
+        _check_removable(container, reference, force)  # it may have been started meanwhile
         lifecycle.cancel_restart(live)
         live.removing = True
     try:

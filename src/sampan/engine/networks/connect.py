@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from sampan import errors
 from sampan.engine.containers.record import Container
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox
+from sampan.engine.networks.types import SandboxRequest
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import enter, in_thread, open_netns
@@ -124,6 +126,7 @@ async def _join(
         networks.catalog.release(network.id, endpoint.addresses())
         raise
     await networks.sandboxes.changed(item)
+    await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
 
@@ -147,6 +150,20 @@ async def _build(networks: Networks, item: Sandbox, endpoint: Endpoint) -> None:
     finally:
         host.close()
         os.close(netns)
+
+
+async def _begin_resolving(networks: Networks, container: Container, item: Sandbox) -> None:
+    """On its first user-defined network a container gets the resolver, as it would have had at its start."""
+    if item.resolver or not resolver_wanted(networks, item):
+        return
+    request = SandboxRequest.of(container)
+    path = networks.hosts_path(item).with_name("resolv.conf")
+    _, before = sandbox_files(networks, request, item)
+    item.resolver = True
+    _, text = sandbox_files(networks, request, item)
+    if path.read_text() == before:  # else somebody has changed it inside: it stays
+        path.write_text(text)
+    await networks.sandboxes.mend(item)
 
 
 def _ways_out(item: Sandbox) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,12 +140,19 @@ class Sandboxes:
         endpoint.links.update(request.links)
 
     @staticmethod
-    def _egress(request: SandboxRequest, chosen: Iterable[tuple[NetworkRecord, object]]) -> list[str] | None:
+    def _egress(request: SandboxRequest, chosen: Sequence[tuple[NetworkRecord, object]]) -> list[str] | None:
         texts = [(request.config.labels or {}).get(EGRESS), (request.host.annotations or {}).get(EGRESS)]
         texts += [network.options.get(EGRESS) or network.labels.get(EGRESS) for network, _ in chosen]
         given = [text for text in texts if text is not None]
         if not given:
             return None
+        unguarded = [network.name for network, _ in chosen if network.driver not in ("bridge", "null")]
+        if unguarded:
+            raise errors.InvalidParameter(
+                f"egress control is not possible on network {unguarded[0]}: its packets don't pass the host's "
+                "firewall",
+                hint="Use a bridge network, or leave sampan.egress out.",
+            )
         return [str(rule) for text in given for rule in egress.parse(text)]
 
     # -- attach --------------------------------------------------------------------------------------------
@@ -304,9 +311,9 @@ class Sandboxes:
             [item.container for item in own], [endpoint.id for item in own for endpoint in item.endpoints]
         )
         for item in self._live.values():
-            await self._mend(item)
+            await self.mend(item)
 
-    async def _mend(self, item: Sandbox) -> None:
+    async def mend(self, item: Sandbox) -> None:
         """Give the switchboard what it lacks for a running sandbox: it was killed, or starts anew."""
         lacks_ports, lacks_resolver = self._networks.switchboard.lacking(
             item.container, bool(publishing.bound(item)), item.resolver
@@ -341,7 +348,7 @@ class Sandboxes:
         # Those with a resolver first: they start it, and names are told only where there is one.
         for item in sorted(self._live.values(), key=lambda item: not item.resolver):
             if item.pid:
-                await self._mend(item)
+                await self.mend(item)
 
     @contextlib.contextmanager
     def changing(self, item: Sandbox) -> Iterator[None]:

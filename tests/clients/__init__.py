@@ -1,0 +1,1 @@
+"""Stock clients against sampand: they notice nothing."""

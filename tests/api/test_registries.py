@@ -212,3 +212,28 @@ def test_a_client_that_goes_away_ends_its_pull(sampand: Daemon, registry: str, t
     finally:
         front.close()
     assert "/team/big" not in sampand.docker("images").stdout
+
+
+def test_import_from_a_web_server(sampand: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("content\n")
+    tar = subprocess.run(["tar", "cz", "-C", tmp_path, "f"], capture_output=True, check=True).stdout
+    front = Front(
+        "127.0.0.1:1",
+        lambda exchange: exchange.path == "/moved" and exchange.answer(302, Location="/x.tgz"),
+        lambda exchange: exchange.path == "/x.tgz" and exchange.answer(200, tar),
+        lambda exchange: exchange.answer(404),
+    )
+    try:
+        sampand.docker("import", "--platform", "linux/arm64", f"http://{front.address}/moved", "fetched:1")
+        facts = sampand.docker("image", "inspect", "-f", "{{.Architecture}} {{.Comment}}", "fetched:1").stdout
+        assert facts == f"arm64 Imported from http://{front.address}/moved\n"
+        sampand.docker("rmi", "fetched:1")
+        missing = sampand.docker("import", f"http://{front.address}/none", "fetched:1", check=False)
+        assert missing.returncode == 1 and "the server answered 404" in missing.stderr
+    finally:
+        front.close()
+    gone = sampand.docker("import", f"http://{front.address}/x.tgz", "fetched:1", check=False)
+    assert gone.returncode == 1 and "connection refused" in gone.stderr
+    status, _, _ = sampand.api("POST", "/images/create?fromSrc=file:///etc/passwd&repo=fetched")
+    assert status == 400
+    assert "fetched" not in sampand.docker("images").stdout

@@ -9,7 +9,8 @@ from sampan.api import platforms, streams
 from sampan.api.http import Answer, Request, Response, Route, StreamResponse, json_response
 from sampan.api.query import filter_bool
 from sampan.build.options import parse_platform
-from sampan.engine import images, registries
+from sampan.engine import images, imports, registries
+from sampan.images.manifest import parse_platform as parse_image_platform
 from sampan.images.reference import Reference, from_parts
 from sampan.storage.tar import ArchiveError
 
@@ -167,16 +168,17 @@ async def create(engine: Engine, request: Request) -> Answer:
         platform = parse_platform(query.get("platform")) if query.get("platform") else None
         login = registries.decode_auth(request.headers.get("x-registry-auth"))
         return await streams.progress(registries.pull(engine, wanted, login, platform, every_tag=every_tag))
-    if query.get("fromSrc") != "-":
-        raise errors.Unsupported(
-            "importing from a URL is not supported", hint="Pipe it: curl URL | docker import -"
-        )
     name: Reference | None = None
     if query.get("repo"):
         name = from_parts(query.get("repo"), query.get("tag")).with_default_tag()
-    if query.get("platform"):
-        raise errors.Unsupported("import for another platform is not supported")
-    objects = images.import_image(engine, request.body, name, query.get("message"), query.list("changes"))
+    asked = imports.Import(
+        name,
+        query.get("message"),
+        query.list("changes"),
+        parse_image_platform(query.get("platform")) if query.get("platform") else None,
+        query.get("fromSrc") or "-",
+    )
+    objects = imports.import_image(engine, request.body, asked)
     return await streams.progress(_words(objects), begun=False)
 
 

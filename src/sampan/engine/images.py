@@ -1,4 +1,4 @@
-"""Use cases on images: list, inspect, remove, prune, load, save, import."""
+"""Use cases on images: list, inspect, remove, prune, load, save."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sampan import errors
 from sampan.engine import threads
 from sampan.engine.containers.timestamps import parse_filter_time
-from sampan.images import archive, transfer
+from sampan.images import archive
 from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image
@@ -204,32 +204,3 @@ def save(engine: Engine, names: list[str], without: Collection[str] = ()) -> Asy
         image = engine.images.get(name)
         engine.events.publish("image", "save", image.id, {"name": image.id})
     return threads.pieces(iter(pieces))
-
-
-async def import_image(
-    engine: Engine, body: AsyncIterator[bytes], name: Reference | None, message: str, changes: list[str]
-) -> AsyncIterator[dict[str, Any]]:
-    """``docker import`` of a root file system: one object, the new image's id."""
-    reader = threads.Reader(body)
-    options = transfer.ImportOptions(name=name, message=message, changes=changes, apply=_apply)
-
-    def work() -> Image:
-        with engine.leases.working():
-            return transfer.import_tar(engine.images, reader.read, options)
-
-    try:
-        image = await asyncio.to_thread(work)
-    finally:
-        reader.cancel()
-    engine.events.publish("image", "import", image.id, {"name": image.id})
-    yield {"status": image.id}
-
-
-def _apply(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    if not changes:
-        return config
-    from sampan.build.changes import apply_change
-
-    for change in changes:
-        config = apply_change(config, change)
-    return config

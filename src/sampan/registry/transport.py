@@ -105,7 +105,7 @@ class Transport:
             except urllib3.exceptions.HTTPError as error:
                 problem = error
         url = f"{schemes[-1]}://{self._host}/v2/"
-        raise errors.SystemFailure(f'Get "{url}": {_reason(problem, self._host)}') from problem
+        raise errors.SystemFailure(f'Get "{url}": {reason(problem, self._host)}') from problem
 
     # -- requests ---------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Transport:
             except urllib3.exceptions.HTTPError as error:
                 if last:
                     raise errors.SystemFailure(
-                        f'{method.title()} "{url}": {_reason(error, self._host)}'
+                        f'{method.title()} "{url}": {reason(error, self._host)}'
                     ) from error
                 time.sleep(0.2 * 2**attempt)
                 continue
@@ -205,7 +205,7 @@ class Transport:
                 if response.status == 200:
                     return token
         except urllib3.exceptions.HTTPError as error:
-            raise errors.SystemFailure(f'Get "{url}": {_reason(error, self._host)}') from error
+            raise errors.SystemFailure(f'Get "{url}": {reason(error, self._host)}') from error
         except errors.Unauthorized as error:
             raise errors.Unauthorized(f'Get "{url}": {error.message}') from error
         if response.status != 200:
@@ -262,7 +262,7 @@ def _may_be_insecure(host: str, listed: tuple[str, ...]) -> bool:
     return address.is_loopback or any(address in network for network in networks)
 
 
-def _reason(error: Exception | None, host: str) -> str:
+def reason(error: Exception | None, host: str) -> str:
     """What went wrong in the words of Go's network library."""
     cause: BaseException | None = error
     while cause is not None:

@@ -72,6 +72,13 @@ def read(path: Path, default: str = "") -> str:
         return default
 
 
+def _make_one(kind: str, directory: Path) -> None:
+    """Make a group whose parent exists. OSError."""
+    os.mkdir(directory)
+    if kind == "cpuset":
+        _inherit_cpuset(directory, hierarchies()[kind])
+
+
 def _inherit_cpuset(group: Path, root: Path) -> None:
     """An empty set lets nobody in; a new group starts with none, its parent's may not be written yet."""
     for name in ("cpuset.cpus", "cpuset.mems"):
@@ -107,10 +114,9 @@ class Cgroup:
         try:
             for kind, directory in group.directories.items():
                 try:
-                    group._make(kind, directory)
-                except FileNotFoundError:
-                    # Another engine has just removed the common parent.
-                    group._make(kind, directory)
+                    _make_one(kind, directory)
+                except OSError:  # no parent yet, or left by a start in which the engine was killed
+                    group._make_again(kind, directory)
             group.set(resources)
         except OSError as problem:
             group.destroy()
@@ -120,6 +126,13 @@ class Cgroup:
                 f"setting cgroup config for procHooks process: {problem.strerror}"
             ) from problem
         return group
+
+    def _make_again(self, kind: str, directory: Path) -> None:
+        try:
+            self._make(kind, directory)
+        except FileNotFoundError:
+            # Another engine has just removed the common parent.
+            self._make(kind, directory)
 
     def _make(self, kind: str, directory: Path) -> None:
         root = hierarchies()[kind]
@@ -136,9 +149,8 @@ class Cgroup:
                 enable = " ".join(f"+{name}" for name in read(step.parent / "cgroup.controllers").split())
                 with contextlib.suppress(OSError):
                     write(step.parent / "cgroup.subtree_control", enable)
-            step.mkdir(exist_ok=True)
-            if kind == "cpuset":
-                _inherit_cpuset(step, root)
+            with contextlib.suppress(FileExistsError):
+                _make_one(kind, step)
 
     @property
     def join(self) -> list[str]:
@@ -159,8 +171,7 @@ class Cgroup:
             return
         directory = self.directories.get("devices")
         if directory is not None:
-            for action, text in rules:
-                write(directory / f"devices.{action}", text)
+            _write_rules(directory, rules)
 
     def oom_files(self) -> list[list[str]]:
         """Where the kernel counts out-of-memory kills: ``[file, key]``."""
@@ -239,6 +250,19 @@ class Cgroup:
         return cgroupstats.v2(self.directories["unified"]) if is_v2() else cgroupstats.v1(self.directories)
 
 
+def _write_rules(directory: Path, rules: Iterable[tuple[str, str]]) -> None:
+    files = {
+        action: os.open(directory / f"devices.{action}", os.O_WRONLY | os.O_CLOEXEC)
+        for action in ("allow", "deny")
+    }
+    try:
+        for action, text in rules:
+            os.write(files[action], text.encode())  # one rule a write
+    finally:
+        for fd in files.values():
+            os.close(fd)
+
+
 def _device_rule(action: str, text: str) -> bpf.DeviceRule:
     """A rule in v1's words as v2's filter takes it."""
     kind, _, rest = text.partition(" ")
@@ -271,6 +295,9 @@ def remove_parent(path: str) -> None:
 
 def _remove(directory: Path) -> bool:
     """Remove a group with those below it; False while something holds it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+        return True
     for step, _, _ in os.walk(directory, topdown=False):
         try:
             os.rmdir(step)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sampan.storage.removal import remove_tree
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,15 +23,6 @@ _SCHEMA = [
     "CREATE TABLE cleanup (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL)",
 ]
 _log = logging.getLogger(__name__)
-
-
-def remove_tree(argument: str) -> None:
-    """Delete a directory with all it holds; gone already is fine. OSError when something resists."""
-    try:
-        shutil.rmtree(argument)
-    except FileNotFoundError:
-        if Path(argument).exists():
-            raise
 
 
 class Cleaner:

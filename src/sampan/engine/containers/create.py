@@ -170,11 +170,12 @@ async def _make(containers: Containers, container: Container) -> None:
     for point in container.mounts:
         if point.type == "volume" and not point.name:
             point.name, point.anonymous = new_id(), True
-    containers.registry.begin(container)
+    with containers.db.transaction():
+        containers.leases.hold(f"container:{container.id}", layers=_chains(container))
+        containers.registry.begin(container)
     try:
         with ExitStack() as undo:
             undo.callback(_unmake, containers, container)
-            containers.leases.hold(f"container:{container.id}", layers=_chains(container))
             _make_volumes(containers, container)
             await asyncio.to_thread(prepare_directories, containers, container)
             containers.registry.finish(container)

@@ -31,17 +31,19 @@ async def launch(containers: Containers, container: Container, live: Live) -> Pr
         undo.push_async_callback(containers.networks.release, container.id)
         joined = launchspec.joined_namespaces(containers, container)
         await _mount_volumes(containers, container, undo)
+        # Meanwhile: it takes a millisecond, or long when somebody else changes groups.
+        making = asyncio.create_task(asyncio.to_thread(launchspec.make_cgroup, containers, container))
+        undo.push_async_callback(_destroy_made, making)
         prepared = await containers.networks.prepare(SandboxRequest.of(container))
         write_files(containers, container, prepared)
         _make_run_dir(containers, container, undo)
-        cgroup = await asyncio.to_thread(launchspec.make_cgroup, containers, container)
-        undo.push_async_callback(_destroy, cgroup)
+        cgroup = launchspec.open_cgroup(containers, container)
         spec, plan = launchspec.build(containers, container, cgroup, joined)
+        await asyncio.shield(making)
         process = await containers.supervisor.launch(plan, ends)
         undo.push_async_callback(process.abort)
         await containers.networks.attach(container.id, process.pid)
         await process.proceed()
-        containers.networks.announce(container.id)
         undo.pop_all()
     live.process, live.cgroup, live.spec = process, cgroup, spec
     return process
@@ -103,16 +105,25 @@ def write_files(containers: Containers, container: Container, prepared: Prepared
         "hostname": f"{container.config.hostname or container.short_id}\n",
     }
     for name, text in texts.items():
-        path = state / name
         # In place: a bind mount in a process that still runs keeps seeing it.
-        path.write_text(text)
-        path.chmod(0o644)
+        fd = os.open(f"{state}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(fd, 0o644)
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
 
 
 def _make_run_dir(containers: Containers, container: Container, undo: AsyncExitStack) -> None:
     directory = containers.run_dir(container.id)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     undo.callback(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def _destroy_made(making: asyncio.Task[Cgroup]) -> None:
+    await asyncio.wait((making,))
+    if not making.exception():  # nothing is left of one that failed
+        await _destroy(making.result())
 
 
 async def _destroy(cgroup: Cgroup) -> None:

@@ -110,14 +110,16 @@ def _cgroup_mounts(path: str, flags: int) -> list[list[Any]]:
     return [
         top,
         *(
-            _bind(str(root) + path, f"/sys/fs/cgroup/{name}", flags)
+            _bind(f"{root}{path}", f"/sys/fs/cgroup/{name}", flags, make="dir")
             for name, root in cgroups.hierarchies().items()
         ),
     ]
 
 
-def _bind(source: str, target: str, flags: int, *, recursive: bool = True) -> list[Any]:
-    make = "file" if os.path.exists(source) and not os.path.isdir(source) else "dir"
+def _bind(source: str, target: str, flags: int, *, recursive: bool = True, make: str = "") -> list[Any]:
+    """``make`` is what a missing target becomes; like the source if it isn't said."""
+    if not make:
+        make = "file" if os.path.exists(source) and not os.path.isdir(source) else "dir"
     return ["bind", source, target, flags, recursive, mounts.MS_PRIVATE | mounts.MS_REC, make]
 
 
@@ -131,7 +133,7 @@ def file_mounts(containers: Containers, container: Container) -> list[list[Any]]
         )
     flags = mounts.MS_RDONLY if container.host.readonly_rootfs else 0
     return [
-        _bind(str(source / name), f"/etc/{name}", flags)
+        _bind(f"{source}/{name}", f"/etc/{name}", flags, make="file")
         for name in ("resolv.conf", "hostname", "hosts")
         if f"/etc/{name}" not in taken
     ]

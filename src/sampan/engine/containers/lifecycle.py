@@ -62,7 +62,9 @@ async def run(containers: Containers, container: Container, live: Live) -> None:
         state.starting = False
         containers.registry.save(container)
         raise
-    began(containers, container, live, process.pid, process.started_ns or time.time_ns())
+    with containers.db.transaction():
+        containers.networks.announce(container.id)
+        began(containers, container, live, process.pid, process.started_ns or time.time_ns())
     containers.publish(container, "start")
     live.watcher = asyncio.create_task(watch(containers, container, live), name=f"watch {container.short_id}")
     health.start(containers, container, live)

@@ -306,15 +306,16 @@ def starts_per_second(e: Engine) -> float:
 
 @row("memory of the idle engine", "MB PSS", "≤ 35 MB", 1)
 def idle_memory(e: Engine) -> float:
+    time.sleep(3)  # idle, not just after the last row's work
     return e.memory() / 1e6
 
 
 @row("memory of our processes per idle container (of 20)", "MB PSS", "≤ 1.0 MB", 1)
 def container_memory(e: Engine) -> float:
-    time.sleep(1)
+    time.sleep(3)
     before = e.memory()
     with containers(e, 20):
-        time.sleep(1)
+        time.sleep(3)
         return (e.memory() - before) / 20 / 1e6
 
 
@@ -427,12 +428,16 @@ def save(e: Engine) -> float:
 
 @row("json-file log, 200 MB written", "MB/s", "≥ 200 MB/s", 2, "higher")
 def log_write(e: Engine) -> float:
-    line = "x" * 99
-    command = f"yes {line} | head -c 200000000"
-    seconds = timed(lambda: e.docker("run", "--name", "logger", "-d", "busybox", "sh", "-c", command))
-    seconds += timed(lambda: e.docker("wait", "logger"))
+    # Out of a file: busybox's yes and head together don't make 200 MB/s.
+    make = f"yes {'x' * 99} | head -c 20000000 > /lines"
+    e.docker("run", "--name", "writer", "busybox", "sh", "-c", make)
+    e.docker("commit", "writer", "lines")
+    e.docker("rm", "writer")
+    command = ["cat", *["/lines"] * 10]
+    milliseconds = timed(lambda: e.docker("run", "--name", "logger", "-d", "lines", *command))
+    milliseconds += timed(lambda: e.docker("wait", "logger"))
     e.docker("rm", "-f", "logger")
-    return 200 / (seconds / 1000)
+    return 200 / (milliseconds / 1000)
 
 
 @row("docker logs of 60 MB", "ms", "≤ 0.3 ×", 2)

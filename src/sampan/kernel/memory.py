@@ -1,13 +1,18 @@
-"""What the C library keeps of freed memory: mallopt(3), malloc_trim(3). Only glibc has them."""
+"""What the C library keeps of freed memory: mallopt(3), malloc_trim(3). Only glibc has them. Import-light."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from typing import Any
 
 from sampan.kernel import libc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 
@@ -29,6 +34,15 @@ def use_one_arena() -> None:
     Python's threads allocate with its lock held: there is nobody to wait for.
     """
     _mallopt(_M_ARENA_MAX, 1)
+
+
+def keep(size: int) -> None:
+    """Keep up to ``size`` bytes of freed memory for what is needed next, instead of asking for it anew.
+
+    A loop over large buffers otherwise spends most of its time in page faults.
+    """
+    _mallopt(_M_TRIM_THRESHOLD, size)
+    _mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def trim() -> None:

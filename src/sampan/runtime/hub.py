@@ -12,6 +12,7 @@ import fcntl
 import os
 import time
 
+from sampan.kernel import memory
 from sampan.runtime import logwriter, streams
 from sampan.runtime.loop import GONE, READABLE, WRITABLE, Loop
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     Wants = tuple[bool, bool, bool]
 
-_LARGE_PIPE = 1 << 20
+_LARGE_PIPE = 1 << 20  # bytes; the most that needs no privilege
+_LARGE_CHUNK = 1 << 18
+_KEPT = 4 << 20
+_REST = 5.0  # seconds without large pieces after which memory is given back
 _IDLE_FLUSH = 1.0  # seconds after which an unfinished line is logged as it is
 _LEFT_GRACE = 0.1  # seconds to find out whether a client left or the engine died
 
@@ -42,6 +46,8 @@ class Hub:
         # With a terminal a client's end is not the container's.
         self._stdin_once = plan.get("stdin_once", False) and not self._tty
         self._spill: str = plan.get("state_dir") or plan.get("run_dir") or "/tmp"
+        self._chunk = streams.CHUNK
+        self._enlarged: set[int] = set()
         self._outputs: dict[int, int] = {}  # descriptor -> stream number
         self._clients: dict[int, streams.Client] = {}
         self._input: streams.Input | None = None
@@ -102,7 +108,7 @@ class Hub:
 
     def _on_output(self, fd: int, stream: int) -> None:
         try:
-            data = os.read(fd, streams.CHUNK)
+            data = os.read(fd, self._chunk)
         except BlockingIOError:
             self._on_input_ready(fd)
             return
@@ -113,13 +119,31 @@ class Hub:
         if not data:
             self._end_output(fd)
             return
-        if len(data) == streams.CHUNK:
-            _enlarge(fd)
+        if len(data) >= streams.CHUNK:
+            self._hurry(fd)
         self._write_log(stream, data)
         for client in list(self._clients.values()):
             self._feed(client, stream, data)
         if fd == self._master and self._input is not None and self._input.full:
             self._on_input_ready(fd)
+
+    def _hurry(self, fd: int) -> None:
+        """There is much to read from ``fd``: in larger pieces, from a larger pipe, with memory at hand."""
+        self._loop.after("rest", _REST, self._rest)
+        if fd in self._enlarged:
+            return
+        self._enlarged.add(fd)
+        self._chunk = _LARGE_CHUNK
+        memory.keep(_KEPT)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
+        except OSError:
+            return  # a terminal, or the user's pipe quota is used up
+
+    def _rest(self) -> None:
+        self._chunk = streams.CHUNK
+        self._enlarged.clear()
+        memory.trim()
 
     def _write_log(self, stream: int, data: bytes) -> None:
         if self._log is None:
@@ -277,12 +301,3 @@ class Hub:
             if client.gone and client.wants_input:
                 self._take_input(client, left=True)
             self._follow(client)
-
-
-def _enlarge(fd: int) -> None:
-    """A busy pipe gets 1 MiB: fewer switches between writer and reader. fcntl(2)."""
-    try:
-        if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < _LARGE_PIPE:
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
-    except OSError:
-        return  # a terminal, or the user's pipe quota is used up

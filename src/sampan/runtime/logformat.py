@@ -10,11 +10,19 @@ from __future__ import annotations
 import time
 
 LONGEST = 16 * 1024  # bytes of text in one record, as Docker has it
+HEAD = b'{"log":"'
 
 _STREAMS = {1: b"stdout", 2: b"stderr"}
-_CONTROLS = bytes(code for code in range(32) if code != 10)
-# Of the controls these are common in terminal output and cheap to replace one by one.
-_COMMON = ((b"\t", b"\\t"), (b"\r", b"\\r"), (b"\x1b", b"\\u001b"))
+# As dockerd's own encoder of logs has it: a tab is \u0009, what HTML may take for markup is escaped too.
+_ESCAPES = (
+    (b"\\", b"\\\\"),
+    (b'"', b'\\"'),
+    (b"\r", b"\\r"),
+    *((bytes((code,)), b"\\u%04x" % code) for code in (*range(10), 11, 12, *range(14, 32), *b"<>&")),
+)
+_SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
+# Attributes go through Go's own encoder.
+_ATTRIBUTE_ESCAPES = (_ESCAPES[0], (b"\t", b"\\t"), (b"\n", b"\\n"), *_ESCAPES[1:])
 
 
 def timestamp(nanoseconds: int) -> bytes:
@@ -26,24 +34,30 @@ def timestamp(nanoseconds: int) -> bytes:
     return text.encode() + b"Z"
 
 
-def escape(text: bytes) -> bytes:
-    """``text`` as the inside of a JSON string, newlines kept; bytes that are no UTF-8 become U+FFFD."""
-    if not text.isascii():
-        try:
-            text.decode("utf-8")
-        except UnicodeDecodeError:
-            text = text.decode("utf-8", "replace").encode("utf-8")
-    if b"\\" in text:
-        text = text.replace(b"\\", b"\\\\")
-    if b'"' in text:
-        text = text.replace(b'"', b'\\"')
-    if len(text.translate(None, _CONTROLS)) != len(text):
-        for raw, escaped in _COMMON:
+def escape(text: bytes, escapes: tuple[tuple[bytes, bytes], ...] = _ESCAPES) -> bytes:
+    """``text`` as the inside of a JSON string, newlines kept; each byte that is no UTF-8 becomes U+FFFD."""
+    for raw, escaped in escapes:
+        if raw in text:  # much faster than any single pass over all bytes
             text = text.replace(raw, escaped)
-        for code in _CONTROLS:
-            if code in text:
-                text = text.replace(bytes((code,)), b"\\u%04x" % code)
+    return text if text.isascii() else _beyond_ascii(text)
+
+
+def _beyond_ascii(text: bytes) -> bytes:
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        text = _with_replacements(text)
+    for raw, escaped in _SEPARATORS:
+        if raw in text:
+            text = text.replace(raw, escaped)
     return text
+
+
+def _with_replacements(text: bytes) -> bytes:
+    """``text``, escaped already but for its bytes that are no UTF-8, with ``\\ufffd`` for each of those."""
+    # The codec's own mark is "?", hence the question marks are NUL meanwhile: that has been escaped.
+    marked = text.replace(b"?", b"\0").decode("utf-8", "surrogateescape").encode("utf-8", "replace")
+    return marked.replace(b"?", b"\\ufffd").replace(b"\0", b"?")
 
 
 def json_attributes(attributes: dict[str, str]) -> bytes:
@@ -52,21 +66,22 @@ def json_attributes(attributes: dict[str, str]) -> bytes:
         return b""
     members = []
     for key, value in sorted(attributes.items()):
-        pair = [escape(part.encode("utf-8", "replace")).replace(b"\n", b"\\n") for part in (key, value)]
+        pair = [escape(part.encode("utf-8", "replace"), _ATTRIBUTE_ESCAPES) for part in (key, value)]
         members.append(b'"%b":"%b"' % tuple(pair))
     return b'"attrs":{' + b",".join(members) + b"},"
 
 
-def json_records(text: bytes, stream: int, attributes: bytes, stamp: bytes) -> bytes:
-    """Records of all lines of ``text``; what follows the last newline becomes a partial record.
+def json_records(text: bytes, stream: int, attributes: bytes, stamp: bytes) -> list[bytes | memoryview]:
+    """Records of all lines of ``text``, in pieces to be written one after the other (writev(2)).
 
-    ``attributes`` as :func:`json_attributes` gives them, ``stamp`` from :func:`timestamp`.
+    What follows the last newline becomes a partial record. ``attributes`` as :func:`json_attributes` gives
+    them, ``stamp`` from :func:`timestamp`. The text is copied only once: a quarter of the time of joining.
     """
     end = b'","stream":"%b",%b"time":"%b"}\n' % (_STREAMS[stream], attributes, stamp)
-    complete = text.endswith(b"\n")
-    body = escape(text[:-1] if complete else text)
-    body = body.replace(b"\n", b"\\n" + end + b'{"log":"')
-    return b'{"log":"' + body + (b"\\n" if complete else b"") + end
+    body = escape(text).replace(b"\n", b"\\n" + end + HEAD)
+    if text.endswith(b"\n"):
+        return [HEAD, memoryview(body)[: -len(HEAD)]]
+    return [HEAD, body, end]
 
 
 def pieces(data: bytes) -> tuple[list[bytes], bytes]:

@@ -108,19 +108,23 @@ class RotatingFile:
         self._compressing = _thread.allocate_lock()
         self._open(0)
 
-    def write(self, records: bytes) -> None:
-        """Append whole records, rotating between them as often as needed."""
+    def write(self, parts: list[bytes | memoryview]) -> None:
+        """Append the whole records that ``parts`` make together, rotating between them as often as needed."""
+        if not 0 < self._max_size < self._size + sum(map(len, parts)):
+            self._append(parts)
+            return
+        records = b"".join(parts)
         while 0 < self._max_size < self._size + len(records):
             room = max(self._max_size - self._size, 0)
             cut = records.rfind(b"\n", 0, room) + 1
             if not cut and not self._size:  # a single record larger than the limit
                 cut = records.find(b"\n") + 1
-            self._append(records[:cut])
+            self._append([records[:cut]])
             records = records[cut:]
             if not records:
                 return
             self._rotate()
-        self._append(records)
+        self._append([records])
 
     def close(self) -> None:
         """Close the file and wait for a compression that runs."""
@@ -133,15 +137,17 @@ class RotatingFile:
         )
         self._size = os.fstat(self._fd).st_size
 
-    def _append(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                written = os.write(self._fd, view)
-            except OSError:
-                return  # no space, quota, I/O error: the container goes on
-            self._size += written
-            view = view[written:]
+    def _append(self, parts: list[bytes | memoryview]) -> None:
+        left = sum(map(len, parts))
+        try:
+            while left:
+                written = os.writev(self._fd, parts)
+                self._size += written
+                left -= written
+                if left:
+                    parts = [memoryview(b"".join(parts))[written:]]
+        except OSError:
+            return  # no space, quota, I/O error: the container goes on
 
     def _rotate(self) -> None:
         os.close(self._fd)

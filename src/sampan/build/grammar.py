@@ -278,7 +278,7 @@ def _arg(line: _Line) -> ins.Arg:
         if not name:
             raise line.error("ARG names can not be blank")
         items.append(ins.ArgItem(name, default if eq else None))
-    return ins.Arg(*line.common(), tuple(items))
+    return ins.Arg(*line.common(), tuple(items), "\n".join(line.node.comments))
 
 
 def _run(line: _Line) -> ins.Run:

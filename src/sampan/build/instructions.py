@@ -63,9 +63,10 @@ class ArgItem:
 
 @dataclass(frozen=True, slots=True)
 class Arg(Instruction):
-    """``ARG``."""
+    """``ARG``. ``comment`` is what stands in the lines directly above."""
 
     items: tuple[ArgItem, ...] = ()
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sampan.build import instructions as ins
 from sampan.build.diagnostics import Span, nearest
@@ -21,10 +21,7 @@ _SECRET = re.compile(
     r"(?i)(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)"
 )
 _NOT_SECRET = re.compile(r"(?i)(?:_|^)(?:public)(?:_|$)")
-_GENERAL = {
-    "FromAsCasing": "The 'as' keyword should match the case of the 'from' keyword",
-    "StageNameCasing": "Stage names should be lowercase",
-}
+_EXPERIMENTAL = ("InvalidDefinitionDescription",)
 BaseEnv = Callable[[str], set[str] | None]
 """The variables that a base image sets, None when the image isn't known."""
 
@@ -48,24 +45,46 @@ class Finding:
         return f"{self.rule}: {self.message} (line {self.span.first})"
 
 
-def settings(file: ins.Dockerfile) -> tuple[set[str], bool]:
-    """The ``check`` directive: rules to skip (lower case; ``all``), and whether findings are errors."""
-    skip: set[str] = set()
-    error = False
-    for part in file.directives.get("check", "").split(";"):
-        key, _, value = part.strip().partition("=")
-        if key.strip().lower() == "skip":
-            skip |= {name.strip().lower() for name in value.split(",")}
-        elif key.strip().lower() == "error":
-            error = value.strip().lower() in ("true", "1")
-        elif key.strip() and key.strip().lower() != "experimental":
-            raise InvalidParameter(f"invalid check option {key.strip()!r}", hint="Known are skip and error.")
-    return skip, error
+@dataclass(slots=True)
+class Settings:
+    """The ``check`` directive: rules to leave out or, of the experimental ones, to add (lower case; ``all``)."""
+
+    skip: set[str] = field(default_factory=set)
+    experimental: set[str] = field(default_factory=set)
+    error: bool = False
+
+    @classmethod
+    def of(cls, file: ins.Dockerfile, options: BuildOptions) -> Settings:
+        """The file's directive; the build argument BUILDKIT_DOCKERFILE_CHECK stands above it."""
+        found = cls()
+        for text in (file.directives.get("check", ""), options.args.get("BUILDKIT_DOCKERFILE_CHECK") or ""):
+            for part in text.split(";"):
+                key, _, value = part.strip().partition("=")
+                found._take(key.strip().lower(), value)
+        return found
+
+    def _take(self, key: str, value: str) -> None:
+        names = {name.strip().lower() for name in value.split(",")}
+        if key == "skip":
+            self.skip = names
+        elif key == "experimental":
+            self.experimental = names
+        elif key == "error":
+            self.error = value.strip().lower() in ("true", "1")
+        elif key:
+            known = "Known are skip, error and experimental."
+            raise InvalidParameter(f"invalid check option {key!r}", hint=known)
+
+    def wants(self, rule: str) -> bool:
+        """Whether a rule's findings are to be told."""
+        if rule in _EXPERIMENTAL and not {rule.lower(), "all"} & self.experimental:
+            return False
+        return rule.lower() not in self.skip
 
 
-def fails(file: ins.Dockerfile) -> bool:
-    """Whether the file wants findings to be errors."""
-    return settings(file)[1]
+def fails(file: ins.Dockerfile, options: BuildOptions) -> bool:
+    """Whether findings are to be errors."""
+    return Settings.of(file, options).error
 
 
 def names(findings: list[Finding]) -> str:
@@ -77,11 +96,11 @@ def check(
     file: ins.Dockerfile, options: BuildOptions, ignore: Ignore | None, base_env: BaseEnv = lambda _: None
 ) -> list[Finding]:
     """All findings, in the order of lines."""
-    skip, _ = settings(file)
-    if "all" in skip:
+    wanted = Settings.of(file, options)
+    if "all" in wanted.skip:
         return []
     checker = _Checker(file, options, ignore, base_env)
-    found = [one for one in checker.findings() if one.rule.lower() not in skip]
+    found = [one for one in checker.findings() if wanted.wants(one.rule)]
     return sorted(found, key=lambda finding: (finding.span.first, finding.rule))
 
 
@@ -101,6 +120,7 @@ class _Checker:
         for span, text in self.file.empty_continuations:
             yield Finding("NoEmptyContinuation", f"Empty continuation line found in: {text}", span)
         yield from self._casing()
+        yield from self._descriptions()
         declared = self._globals()
         seen: set[str] = set()
         for stage in self.file.stages:
@@ -108,6 +128,21 @@ class _Checker:
             yield from self._from(stage, declared)
             yield from self._steps(stage)
             yield from self._undefined(stage)
+
+    def _descriptions(self) -> Iterator[Finding]:
+        """Comments directly above a stage or argument that don't begin with its name."""
+        for one in self._all():
+            if isinstance(one, ins.From):
+                keys, comment = [one.stage], one.comment
+            elif isinstance(one, ins.Arg):
+                keys, comment = [item.name for item in one.items], one.comment
+            else:
+                continue
+            if not comment or keys == [""] or comment.rsplit("\n", 1)[-1].split(" ")[0] in keys:
+                continue
+            key = keys[0] if len(keys) == 1 else "<arg_key>"
+            message = f"Comment for {one.name} should follow the format: `# {key} <description>`"
+            yield Finding("InvalidDefinitionDescription", message, one.span)
 
     def _all(self) -> list[ins.Instruction]:
         found: list[ins.Instruction] = list(self.file.globals)

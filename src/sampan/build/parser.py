@@ -132,8 +132,9 @@ class _Reader:
         while self.at < len(self.lines):
             line = self.lines[self.at].rstrip("\r")
             bare = line.lstrip(" \t\v\f\r")
-            self.directive(bare)
-            if bare.startswith("#"):
+            if self.directive(bare):
+                self.at += 1
+            elif bare.startswith("#"):
                 comments.append(bare[1:].strip())
                 self.at += 1
             elif not bare:
@@ -146,15 +147,15 @@ class _Reader:
             raise DockerfileError("file with no instructions", syntax=True)
         return nodes
 
-    def directive(self, line: str) -> None:
-        """Take the line as a parser directive, or stop looking for them for good."""
+    def directive(self, line: str) -> bool:
+        """Take the line as a parser directive (whether it is one), or stop looking for them for good."""
         if not self.looking_for_directives:
-            return
+            return False
         match = _DIRECTIVE.match(line)
         key = match[1].lower() if match else ""
         if match is None or key not in _KNOWN_DIRECTIVES:
             self.looking_for_directives = False
-            return
+            return False
         span = Span(self.at + 1, self.at + 1)
         if key in self.directives:
             raise DockerfileError(f"only one {key} parser directive can be used", span, syntax=True)
@@ -165,6 +166,7 @@ class _Reader:
             self.set_escape(match[2])
         self.directives[key] = match[2]
         self.directive_lines[key] = self.at + 1
+        return True
 
     def node(self, first: str, comments: list[str]) -> Node:
         start = self.at

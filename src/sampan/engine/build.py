@@ -154,7 +154,7 @@ class Builder:
             raise
         job = Job(directory, context, file, plan, options, names)
         job.warnings = lint.check(file, options, context.ignore, self._base_env)
-        if job.warnings and lint.fails(file) and not options.check:
+        if job.warnings and lint.fails(file, options) and not options.check:
             raise errors.InvalidParameter(f"lint violation found for rules: {lint.names(job.warnings)}")
         return job
 

@@ -125,6 +125,7 @@ TOP = {
     "events": SYSTEM["events"],
     "inspect": ("inspect:ANY", "Show everything about objects of any kind"),
     "rmi": IMAGE["rm"],
+    "serve-registry": ("serve_registry:SERVE", "Serve a registry that engines push to and pull from"),
 }
 ALIASES = {
     "container list": "container ls",

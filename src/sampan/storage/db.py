@@ -1,7 +1,8 @@
 """The metadata of one data root: SQLite with a write-ahead log.
 
 An acknowledged transaction survives the death of the process; on loss of power the file stays consistent
-and may miss the last ones (synchronous=NORMAL). One connection, one lock: every thread may use it.
+and may miss the last ones (synchronous=NORMAL), unless it is opened as ``durable``. One connection, one
+lock: every thread may use it.
 
 On a full disk the removal of containers and images must still work, and removing is writing, too: blocks for
 the write-ahead log are reserved when the database is opened (:func:`_reserve`).
@@ -33,14 +34,14 @@ Transaction: TypeAlias = sqlite3.Connection
 class Database:
     """An open database. ``transaction()`` for writing, ``query()`` for reading."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
         try:
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._connection.execute("PRAGMA foreign_keys=ON")
             self._connection.execute(_SCHEMA)
             _reserve(Path(f"{path}-wal"))

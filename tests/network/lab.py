@@ -125,7 +125,7 @@ import socket, sys
 kind, host, port, text = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].encode()
 family = socket.AF_INET6 if ":" in host else socket.AF_INET
 s = socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
-s.settimeout(2)
+s.settimeout(float(sys.argv[5]))
 try:
     s.connect((host, port))
     s.sendall(text)
@@ -306,9 +306,9 @@ class Lab:
         shutil.rmtree(self.dir)
 
 
-def ask(box: Box | None, kind: str, host: str, port: int, text: str = "hello") -> str:
+def ask(box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = 2) -> str:
     """What a server answers, asked from inside a box (or from this machine)."""
-    command = [sys.executable, "-c", ASK, kind, host, str(port), text]
+    command = [sys.executable, "-c", ASK, kind, host, str(port), text, str(seconds)]
     if box is not None:
         command = box.command(*command)
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)

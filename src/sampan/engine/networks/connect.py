@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sampan import errors
 from sampan.engine.containers.record import Container
 from sampan.engine.networks import endpoints as places
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
-from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox
+from sampan.engine.networks.records import JOINING, LEAVING, Endpoint, NetworkRecord, Sandbox
 from sampan.engine.networks.types import SandboxRequest
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
@@ -66,7 +68,6 @@ async def connect(networks: Networks, reference: str, who: str, settings: Endpoi
             f"endpoint with name {container.name} already exists in network {network.name}"
         )
     await _join(networks, network, container, item, settings)
-    _note(networks, container, network, settings)
 
 
 def _check(network: NetworkRecord, container: Container) -> None:
@@ -98,42 +99,71 @@ async def _join(
     item: Sandbox,
     settings: EndpointSettings,
 ) -> None:
-    endpoint = places.allocate(networks.catalog, network, settings)
+    """Put a running container on a network; killed on the way, :func:`recover` finishes it or takes it back."""
+    endpoint = _plan(networks, network, container, item, settings)
+    before = container.networks
     try:
-        prefix = "eth"
-        if network.driver == "bridge":
-            prefix = BridgeOptions.parse(network.options, internal=network.internal).iface_prefix
-        taken = {other.interface for other in item.endpoints}
-        places.name_interface(endpoint, prefix, dict(settings.driver_opts or {}), taken)
-        if not network.predefined:
-            endpoint.dns_names = places.dns_names(
-                container.name, container.id, item.hostname, endpoint.aliases
-            )
-            for spec in settings.links or ():
-                target, _, alias = spec.partition(":")
-                endpoint.links[alias or target] = target
         with networks.sandboxes.changing(item):
             item.endpoints.append(endpoint)
-            try:
-                await _build(networks, item, endpoint)
-            except BaseException:
-                item.endpoints.remove(endpoint)
-                raise
-    except OSError as failure:
+            networks.store.save_sandbox(item)
+            _note(networks, container, network, settings)
+            await _build(networks, item, endpoint)
+    except BaseException as failure:
+        if not _alive(networks, item):
+            return  # it has ended meanwhile, and all its addresses are free: the network is for its next start
+        item.endpoints.remove(endpoint)
         networks.catalog.release(network.id, endpoint.addresses())
-        raise errors.SystemFailure(f"failed to set up container networking: {failure}") from failure
-    except BaseException:
-        networks.catalog.release(network.id, endpoint.addresses())
+        container.networks = before
+        networks._containers().save(container)
+        networks.store.save_sandbox(item)
+        if isinstance(failure, OSError):
+            raise errors.SystemFailure(f"failed to set up container networking: {failure}") from failure
         raise
+    if not _alive(networks, item):
+        return
+    endpoint.phase = ""
     await networks.sandboxes.changed(item)
     await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
 
 
+def _alive(networks: Networks, item: Sandbox) -> bool:
+    """Whether a sandbox is still the one of a running container (it may have stopped while we waited)."""
+    return networks.sandboxes.get(item.container) is item
+
+
+def _plan(
+    networks: Networks,
+    network: NetworkRecord,
+    container: Container,
+    item: Sandbox,
+    settings: EndpointSettings,
+) -> Endpoint:
+    """An endpoint with its addresses taken, its interface and names chosen. Nothing is left of a failure."""
+    endpoint = places.allocate(networks.catalog, network, settings)
+    endpoint.phase = JOINING
+    prefix = "eth"
+    try:
+        if network.driver == "bridge":
+            prefix = BridgeOptions.parse(network.options, internal=network.internal).iface_prefix
+        taken = {other.interface for other in item.endpoints}
+        places.name_interface(endpoint, prefix, dict(settings.driver_opts or {}), taken)
+    except BaseException:
+        networks.catalog.release(network.id, endpoint.addresses())
+        raise
+    if not network.predefined:
+        names = places.dns_names(container.name, container.id, item.hostname, endpoint.aliases)
+        endpoint.dns_names = names
+        for spec in settings.links or ():
+            target, _, alias = spec.partition(":")
+            endpoint.links[alias or target] = target
+    return endpoint
+
+
 async def _build(networks: Networks, item: Sandbox, endpoint: Endpoint) -> None:
     planned = networks.sandboxes.interface(item, endpoint)
-    ways = _ways_out(item)
+    ways = _ways_out(item.endpoints)
     netns, host = open_netns(item.pid), Netlink()
 
     def work() -> None:
@@ -161,16 +191,17 @@ async def _begin_resolving(networks: Networks, container: Container, item: Sandb
     _, before = sandbox_files(networks, request, item)
     item.resolver = True
     _, text = sandbox_files(networks, request, item)
-    if path.read_text() == before:  # else somebody has changed it inside: it stays
-        path.write_text(text)
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_text() == before:  # else somebody has changed it inside: it stays
+            path.write_text(text)
     await networks.sandboxes.mend(item)
 
 
-def _ways_out(item: Sandbox) -> dict[str, list[str]]:
+def _ways_out(endpoints: Sequence[Endpoint]) -> dict[str, list[str]]:
     """The default routes a sandbox is to have: gateways by interface name."""
     ways: dict[str, list[str]] = {}
     for version in (4, 6):
-        chosen = places.gateway_endpoint(item.endpoints, version)
+        chosen = places.gateway_endpoint(endpoints, version)
         if chosen is not None:
             gateway = chosen.gateway4 if version == 4 else chosen.gateway6
             ways.setdefault(chosen.interface, []).append(gateway)
@@ -197,45 +228,93 @@ async def disconnect(networks: Networks, reference: str, who: str, *, force: boo
     named = next((name for name in (network.name, network.id) if name in asked), "")
     if endpoint is None and (not named or (item and item.pid)):
         raise errors.SystemFailure(f"container {container.id} is not connected to network {network.name}")
+
+    def forget() -> None:
+        container.networks = {name: settings for name, settings in asked.items() if name != named}
+        networks._containers().save(container)
+
     if item is not None and endpoint is not None:
-        await _leave(networks, network, item, endpoint)
-    container.networks = {name: settings for name, settings in asked.items() if name != named}
-    networks._containers().save(container)
+        await _leave(networks, network, item, endpoint, forget)
+    else:
+        forget()
 
 
 async def _force_off(networks: Networks, network: NetworkRecord, who: str) -> None:
     for item, endpoint in networks.sandboxes.on(network.id):
         if who in (item.name, item.container):
-            await _leave(networks, network, item, endpoint)
+            await _leave(networks, network, item, endpoint, lambda: None)
             return
     raise errors.NotFound(f"endpoint {who} not found")
 
 
-async def _leave(networks: Networks, network: NetworkRecord, item: Sandbox, endpoint: Endpoint) -> None:
+async def _leave(
+    networks: Networks,
+    network: NetworkRecord,
+    item: Sandbox,
+    endpoint: Endpoint,
+    forget: Callable[[], None],
+) -> None:
+    """Take a running container off a network; killed on the way, :func:`recover` finishes it."""
+    endpoint.phase = LEAVING
+    networks.store.save_sandbox(item)
     with networks.sandboxes.changing(item):
         item.endpoints.remove(endpoint)
-        ways = _ways_out(item)
-        if endpoint.interface:
-            netns = open_netns(item.pid)
-
-            def work() -> None:
-                enter(netns)
-                with Netlink() as route:
-                    found = rt.find_link(route, endpoint.interface)
-                    if found is not None:
-                        route.send(rt.delete_link(found.index))
-                    inside.choose_gateways(route, ways)
-                if item.published and endpoint.ipv4:
-                    inside.interface_changed(endpoint.interface, endpoint.ipv4, left=True)
-
-            try:
-                await in_thread(work)
-            except OSError as failure:
+        try:
+            await _unbuild(item, endpoint)
+        except OSError as failure:
+            if _alive(networks, item):
+                endpoint.phase = ""
+                item.endpoints.append(endpoint)
+                networks.store.save_sandbox(item)
                 raise errors.SystemFailure(f"leaving network {network.name}: {failure}") from failure
-            finally:
-                os.close(netns)
     networks.catalog.release(network.id, endpoint.addresses())
     networks.names.left(endpoint)
-    await networks.sandboxes.changed(item)
-    hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
+    forget()
+    if _alive(networks, item):
+        await networks.sandboxes.changed(item)
+        hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("disconnect", endpoint, item.container)
+
+
+async def _unbuild(item: Sandbox, endpoint: Endpoint) -> None:
+    """Take an interface away, if it is there, and lead the default routes over the others. OSError."""
+    if not endpoint.interface:
+        return
+    ways = _ways_out([other for other in item.endpoints if other is not endpoint])
+    netns = open_netns(item.pid)
+
+    def work() -> None:
+        enter(netns)
+        with Netlink() as route:
+            found = rt.find_link(route, endpoint.interface)
+            if found is not None:
+                route.send(rt.delete_link(found.index))
+            inside.choose_gateways(route, ways)
+        if item.published and endpoint.ipv4:
+            inside.interface_changed(endpoint.interface, endpoint.ipv4, left=True)
+
+    try:
+        await in_thread(work)
+    finally:
+        os.close(netns)
+
+
+async def recover(networks: Networks, item: Sandbox) -> None:
+    """After a crash: finish what was under way. A network that was noted for the container is joined."""
+    for endpoint in [one for one in item.endpoints if one.phase]:
+        container = networks._containers().get(item.container)
+        asked = places.asked(container.networks, container.host.network_mode)
+        names = {endpoint.network, endpoint.network_id} & set(asked)
+        await _unbuild(item, endpoint)
+        path = networks.hosts_path(item)
+        if endpoint.phase == JOINING and names:
+            await _build(networks, item, endpoint)
+            endpoint.phase = ""
+            hostsfile.add(path, endpoint.addresses(), item.label)
+        else:
+            container.networks = {name: asked[name] for name in asked if name not in names}
+            networks._containers().save(container)
+            item.endpoints.remove(endpoint)
+            networks.catalog.release(endpoint.network_id, endpoint.addresses())
+            hostsfile.remove(path, endpoint.addresses(), item.label)
+        networks.store.save_sandbox(item)

@@ -20,6 +20,9 @@ _SCHEMA = [
 ]
 
 
+JOINING, LEAVING = "joining", "leaving"
+
+
 class Subnet(msgspec.Struct, omit_defaults=True):
     """One subnet of a network, as CIDR texts. An empty one is yet to be chosen, of ``family``."""
 
@@ -97,6 +100,8 @@ class Endpoint(msgspec.Struct, omit_defaults=True):
     links: dict[str, str] = {}
     gw_priority: int = 0
     sysctls: dict[str, str] = {}
+    # What is under way while the container runs: JOINING, LEAVING, or nothing.
+    phase: str = ""
 
     def addresses(self) -> list[str]:
         """Its addresses, IPv4 first."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
+from sampan.engine.networks import connect, publishing
 from sampan.engine.networks import endpoints as places
-from sampan.engine.networks import publishing
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import Prepared, SandboxRequest
@@ -302,6 +302,8 @@ class Sandboxes:
                 continue
             item.pid = pid
             with contextlib.suppress(errors.SampanError, OSError):
+                await connect.recover(self._networks, item)
+            with contextlib.suppress(errors.SampanError, OSError):
                 self._forward(item)
                 self._networks.publishing.open(item)
                 self._networks.guard.control(item)
@@ -357,8 +359,9 @@ class Sandboxes:
         try:
             yield
         finally:
-            self._networks.publishing.change(item, before)
-            self._networks.guard.control(item)
+            if self._live.get(item.container) is item:
+                self._networks.publishing.change(item, before)
+                self._networks.guard.control(item)
 
     async def changed(self, item: Sandbox) -> None:
         """A running sandbox has other endpoints now: store it, tell the switchboard."""

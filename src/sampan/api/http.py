@@ -46,25 +46,25 @@ JSON_LIMIT = 16 * 1024 * 1024
 class Headers:
     """The header fields of a request: names without regard to case, in the order in which they came."""
 
-    __slots__ = ("_first", "items")
+    __slots__ = ("_values", "items")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         self.items = list(items)
-        self._first: dict[str, str] = {}
+        self._values: dict[str, list[str]] = {}
         for name, value in self.items:
-            self._first.setdefault(name.lower(), value)
+            self._values.setdefault(name.lower(), []).append(value)
 
     def get(self, name: str, default: str = "") -> str:
         """The first field of that name."""
-        return self._first.get(name.lower(), default)
+        values = self._values.get(name.lower())
+        return values[0] if values else default
 
     def all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = name.lower()
-        return [value for key, value in self.items if key.lower() == wanted]
+        return self._values.get(name.lower(), [])
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._first
+        return isinstance(name, str) and name.lower() in self._values
 
     def has_token(self, name: str, token: str) -> bool:
         """True when a comma-separated field (``Connection``) holds the token, without regard to case."""

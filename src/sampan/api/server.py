@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from sampan import errors
 from sampan.api import wire
@@ -26,7 +26,15 @@ HEAD_SECONDS = 60.0
 MAX_UNREAD = 256 * 1024
 LINGER_SECONDS = 0.5
 
-Application = Callable[[Request], Coroutine[Any, Any, Answer]]
+
+class Application(Protocol):
+    """What answers requests."""
+
+    def at_once(self, request: Request) -> Response | None:
+        """The answer to a request without a body for which nothing has to be waited, None for others."""
+
+    def __call__(self, request: Request) -> Coroutine[Any, Any, Answer]:
+        """The answer; ``sampan.errors`` for everything that goes wrong."""
 
 
 class Connection(asyncio.Protocol):
@@ -142,6 +150,12 @@ class Connection(asyncio.Protocol):
         self._head, self._request = head, request
         if head.decoder.done:
             body.finish()
+            answer = None if rest else self._application.at_once(request)
+            if answer is not None:
+                self._send_response(head, request, answer)
+                self._finish(head, request)
+                self._answered()
+                return
         self._task = self._loop.create_task(self._serve(head, request))
         if rest:
             self._feed_body(rest)

@@ -18,24 +18,33 @@ _PING_HEADERS = {
     "Pragma": "no-cache",
     "Swarm": "inactive",
 }
+_COMPOSE_1 = "1.44"
 _TEXT = "text/plain; charset=utf-8"
-_PONG = Response(200, b"OK", _PING_HEADERS, _TEXT)
-_PONG_HEAD = Response(200, b"", _PING_HEADERS, _TEXT)
+PONG = Response(200, b"OK", _PING_HEADERS, _TEXT)
+PONG_HEAD = Response(200, b"", _PING_HEADERS, _TEXT)
+"""The answers to pings."""
 
 
 async def ping(engine: Engine, request: Request) -> Response:
     """GET /_ping."""
-    return _PONG
+    return PONG
 
 
 async def ping_head(engine: Engine, request: Request) -> Response:
     """HEAD /_ping: with ``Content-Length: 0``, as dockerd has it."""
-    return _PONG_HEAD
+    return PONG_HEAD
 
 
 async def version(engine: Engine, request: Request) -> Response:
-    """GET /version."""
-    return json_response(system.version_document())
+    """GET /version.
+
+    docker-compose 1.x speaks whatever version is answered here, but reads fields that 1.45 (``ContainerConfig``
+    of an image) and 1.52 (``id`` of an event) dropped: it is told the last version that it understands.
+    """
+    document = system.version_document()
+    if request.headers.get("user-agent").startswith("docker-compose/1."):
+        document["ApiVersion"] = _COMPOSE_1
+    return json_response(document)
 
 
 async def info(engine: Engine, request: Request) -> Response:

@@ -88,6 +88,8 @@ class Head:
         return not self.headers.has_token("connection", "close")
 
     def _body_decoder(self) -> Decoder:
+        if "content-length" not in self.headers and "transfer-encoding" not in self.headers:
+            return FixedDecoder(0)
         lengths = {part.strip() for value in self.headers.all("content-length") for part in value.split(",")}
         codings = [value.strip().lower() for value in self.headers.all("transfer-encoding")]
         if codings:
@@ -96,8 +98,6 @@ class Head:
             if codings != ["chunked"]:
                 raise BadHead(501, "unsupported transfer encoding")
             return ChunkedDecoder()
-        if not lengths:
-            return FixedDecoder(0)
         length = lengths.pop()
         if lengths or not length.isascii() or not length.isdigit() or len(length) > 18:
             raise BadHead(400, "bad Content-Length")
@@ -146,9 +146,12 @@ def status_line(status: int, reason: str | None = None) -> bytes:
 
 def field_block(headers: Mapping[str, str]) -> bytes:
     """Header fields as lines. A line break in a value can't start a field of its own: it becomes a blank."""
-    return "".join(f"{name}: {value.translate(_NO_BREAKS)}\r\n" for name, value in headers.items()).encode(
-        "utf-8", "surrogateescape"
-    )
+    lines = []
+    for name, value in headers.items():
+        if "\n" in value or "\r" in value:
+            value = value.translate(_NO_BREAKS)
+        lines.append(f"{name}: {value}\r\n")
+    return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 _NO_BREAKS = {13: " ", 10: " "}

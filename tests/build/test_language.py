@@ -94,7 +94,7 @@ def test_modes(mode: str, before: int, directory: bool, after: int) -> None:
 def test_changes() -> None:
     config = apply_change({}, 'CMD ["a", "b"]')
     assert apply_change(config, "WORKDIR x") == {"Cmd": ["a", "b"], "WorkingDir": "/x"}
-    with pytest.raises(InvalidParameter, match="run is not a valid change command"):
+    with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
         apply_change({}, "RUN true")
 
 

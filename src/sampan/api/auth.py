@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sampan import errors
 from sampan.api.http import Request, Response, Route, json_response
 from sampan.engine import registries
 from sampan.images.reference import Reference
@@ -25,7 +26,11 @@ class AuthConfig(msgspec.Struct):
 
 async def auth(engine: Engine, request: Request) -> Response:
     """POST /auth: try credentials; nothing is kept."""
-    asked = await request.json(AuthConfig)
+    try:
+        asked = await request.json(AuthConfig)
+    except errors.InvalidParameter as problem:
+        # Body and header hold the same; dockerd speaks of the header in both cases.
+        raise errors.InvalidParameter(f"invalid X-Registry-Auth header: {problem.message}") from None
     login = {
         "username": asked.username,
         "password": asked.password,

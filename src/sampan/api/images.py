@@ -74,6 +74,7 @@ def _tag_time(ns: int) -> str:
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json."""
+    platforms.require(engine, request.params["name"], request)
     return json_response(inspect_document(engine, request.params["name"], request.version))
 
 
@@ -168,6 +169,10 @@ async def create(engine: Engine, request: Request) -> Answer:
         platform = parse_platform(query.get("platform")) if query.get("platform") else None
         login = registries.decode_auth(request.headers.get("x-registry-auth"))
         return await streams.progress(registries.pull(engine, wanted, login, platform, every_tag=every_tag))
+    if not query.get("fromSrc"):
+        raise errors.InvalidParameter(
+            "fromImage or fromSrc must be given", hint="fromSrc=- imports the request's body."
+        )
     name: Reference | None = None
     if query.get("repo"):
         name = from_parts(query.get("repo"), query.get("tag")).with_default_tag()
@@ -176,7 +181,7 @@ async def create(engine: Engine, request: Request) -> Answer:
         query.get("message"),
         query.list("changes"),
         parse_image_platform(query.get("platform")) if query.get("platform") else None,
-        query.get("fromSrc") or "-",
+        query.get("fromSrc"),
     )
     objects = imports.import_image(engine, request.body, asked)
     return await streams.progress(_words(objects), begun=False)

@@ -29,7 +29,7 @@ ALLOWED = (
 def apply_change(config: dict[str, Any], text: str) -> dict[str, Any]:
     """A copy of ``config`` (the ``config`` object of an image) changed as the Dockerfile line ``text`` says.
 
-    Raises InvalidParameter with dockerd's words: ``run is not a valid change command`` for an instruction
+    Raises InvalidParameter with dockerd's words: ``RUN is not a valid change command`` for an instruction
     that isn't allowed there, the parser's message otherwise.
     """
     keyword, _, _ = split_command(text)
@@ -37,7 +37,7 @@ def apply_change(config: dict[str, Any], text: str) -> dict[str, Any]:
         return dict(config)
     if keyword.upper() not in ALLOWED:
         hint = f"A change may be one of {', '.join(ALLOWED)}."
-        raise InvalidParameter(f"{keyword.lower()} is not a valid change command", hint=hint)
+        raise InvalidParameter(f"{keyword} is not a valid change command", hint=hint)
     instruction = parse_instruction(text)
     changed = dict(config)
     env = imageconfig.env_dict(changed)

@@ -49,6 +49,7 @@ from sampan.kernel import namespaces
 from sampan.runtime import handover, wire, zygote
 from sampan.runtime.failures import start_failure
 
+_LAST_WORDS = 0.5  # seconds that a dying process has to say why
 _ZYGOTE_TRIES = 3
 _NAMESPACES = (
     ("user", namespaces.CLONE_NEWUSER),
@@ -133,6 +134,13 @@ class Process:
         if not self._started.done():
             self._tell(("go",))
         await asyncio.shield(self._started)
+
+    async def raise_failure(self) -> None:
+        """Raise the StartFailure of a process that has ended before its program; nothing if it hasn't."""
+        ends: list[asyncio.Future[Any]] = [self._started, self._closed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED, timeout=_LAST_WORDS)
+        if self._started.done():
+            self._started.result()
 
     async def abort(self) -> None:
         """Kill the process; returns when it is gone. Nothing happens if it is gone already."""

@@ -115,7 +115,7 @@ def _set_hostname(containers: Containers, container: Container) -> None:
     elif mode.startswith("container:"):
         try:
             config.hostname = containers.get(mode.removeprefix("container:")).config.hostname
-        except errors.NotFound:
+        except (errors.NotFound, errors.InvalidParameter):
             # The start says that this container is missing, as Docker does.
             config.hostname = ""
     else:

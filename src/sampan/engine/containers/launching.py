@@ -42,7 +42,12 @@ async def launch(containers: Containers, container: Container, live: Live) -> Pr
         await asyncio.shield(making)
         process = await containers.supervisor.launch(plan, ends)
         undo.push_async_callback(process.abort)
-        await containers.networks.attach(container.id, process.pid)
+        try:
+            await containers.networks.attach(container.id, process.pid)
+        except errors.SampanError:
+            # It mounts meanwhile; had that failed, its words say what the network's don't.
+            await process.raise_failure()
+            raise
         await process.proceed()
         undo.pop_all()
     live.process, live.cgroup, live.spec = process, cgroup, spec

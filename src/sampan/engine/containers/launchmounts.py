@@ -10,6 +10,7 @@ from typing import Any
 from sampan import errors
 from sampan.engine import localdriver
 from sampan.engine.containers import cgroups
+from sampan.engine.containers import mounts as points
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, MountPoint
 from sampan.kernel import mounts
@@ -153,6 +154,7 @@ def user_mounts(containers: Containers, container: Container) -> list[list[Any]]
 
 
 def _tmpfs(target: str, options: str) -> list[Any]:
+    points.check_tmpfs_options(options)
     words = [word for word in options.split(",") if word]
     if "noexec" not in words and "exec" not in words:
         words.insert(0, "noexec")

@@ -67,6 +67,8 @@ class Registry:
 
         NotFound "No such container: …"; InvalidParameter when the prefix fits several.
         """
+        if not reference.strip("/"):
+            raise errors.InvalidParameter(f'invalid name or ID supplied: "{reference}"')
         found = self._by_id.get(reference)
         if found is None:
             found = self._by_id.get(self._names.get(reference.removeprefix("/"), ""))

@@ -23,7 +23,7 @@ BAD = [
     (
         "DuplicateStageName",
         "FROM debian:latest AS builder\nRUN apt-get update\n\nFROM golang:latest AS builder\n",
-        "Duplicate stage name 'builder', stage names should be unique",
+        'Duplicate stage name "builder", stage names should be unique',
     ),
     (
         "ExposeInvalidFormat",
@@ -104,12 +104,12 @@ BAD = [
     (
         "ReservedStageName",
         "FROM alpine AS scratch\n",
-        "Stage name should not use the same name as reserved stage 'scratch'",
+        'Stage name should not use the same name as reserved stage "scratch"',
     ),
     (
         "ReservedStageName",
         "FROM alpine AS context\n",
-        "Stage name should not use the same name as reserved stage 'context'",
+        'Stage name should not use the same name as reserved stage "context"',
     ),
     (
         "SecretsUsedInArgOrEnv",

@@ -1,47 +1,57 @@
 """The build context: an archive from the client, unpacked into a directory while it arrives.
 
-Content digests are taken of the bytes as they pass, so that COPY's cache key costs no second reading.
+Content digests are taken of the bytes as they pass, so that COPY's cache key costs no second reading. A small
+context lies in memory, on a tmpfs that is mounted nowhere and gone when its descriptor is closed: a build that
+the cache serves touches no disk.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import posixpath
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from sampan.build.copytree import Copier
 from sampan.build.diagnostics import nearest
 from sampan.build.ignore import Ignore
-from sampan.build.trees import Root
+from sampan.build.rootfs import RootFs
+from sampan.build.trees import Root, scan
 from sampan.errors import InvalidParameter, SampanError, SystemFailure
-from sampan.kernel import paths
+from sampan.kernel import mounts, paths
 from sampan.storage import compress, tar
 from sampan.storage.compress import Read
 from sampan.storage.extract import Extractor, Options
 from sampan.storage.tar import ArchiveError, Entry, TarReader
 
 _SMALL = 8 << 20
+MAX_IN_MEMORY = 8 << 20
+"""Bytes of the (uncompressed) archive of a context that is kept in memory."""
 IGNORE_NAME = ".dockerignore"
 
 
 class Context:
-    """An unpacked context. ``empty`` when the client sent no archive at all."""
+    """An unpacked context. ``path`` is where it lies when it isn't small, made when it is needed."""
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(mode=0o755)
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.fd = -1
         self.digests: dict[str, str] = {}
         self.plain = True
         self.size = 0
         self.ignore: Ignore | None = None
+        self._in_memory = False
+        self._disk = -1
+        self._copying = threading.Lock()
 
     def close(self) -> None:
-        """Close the directory; its files are the builder's to remove."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Close the directory; files on disk are the builder's to remove."""
+        for fd in {self.fd, self._disk} - {-1}:
+            os.close(fd)
+        self.fd = self._disk = -1
 
     def receive(self, read: Read) -> None:
         """Unpack the archive that ``read`` gives (plain or compressed).
@@ -49,8 +59,8 @@ class Context:
         Owners become root, as Docker has it. Raises InvalidParameter for a broken archive.
         """
         counted = _Counter(read)
-        reader = _HashingReader(compress.pieces(counted.read))
         try:
+            reader = _HashingReader(self._placed(compress.pieces(counted.read)))
             options = Options(owner=(0, 0), keep_root=True, observe=reader.observe)
             with Extractor(self.fd, options) as extractor:
                 extractor.unpack(reader)
@@ -61,9 +71,51 @@ class Context:
         self.digests = reader.digests
         self.plain = not reader.attributes
 
+    def _placed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The same pieces, once the first of them have decided where the context will lie."""
+        head: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            head.append(piece)
+            size += len(piece)
+            if size > MAX_IN_MEMORY:
+                break
+        # Not every kernel's tmpfs keeps extended attributes of users.
+        if size > MAX_IN_MEMORY or b"SCHILY.xattr" in b"".join(head):
+            self._place_on_disk()
+        else:
+            self.place_in_memory()
+        return itertools.chain(head, pieces)
+
+    def place_in_memory(self) -> None:
+        """Make it an empty directory in memory."""
+        top = mounts.detached("tmpfs", [("mode", "755")])
+        try:
+            self.fd = os.open(f"/proc/self/fd/{top}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(top)
+        self._in_memory = True
+
+    def _place_on_disk(self) -> None:
+        self.path.mkdir(mode=0o755, parents=True)
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def root(self) -> Root:
         """The context as a place to copy from."""
-        return Root(self.fd, "context", self.digests, self.plain, str(self.path))
+        return Root(self.fd, "context", self.digests, self.plain, "" if self._in_memory else str(self.path))
+
+    def on_disk(self) -> int:
+        """A descriptor of the context in a directory that others can mount; copied there when need be."""
+        if not self._in_memory:
+            return self.fd
+        with self._copying:
+            if self._disk < 0:
+                self.path.mkdir(mode=0o755, parents=True)
+                copier = Copier(RootFs([], self.path, self.path), None)
+                copier.copy(scan(self.root(), "."), "/")
+                copier.finish()
+                self._disk = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._disk
 
     def read(self, path: str, limit: int = _SMALL) -> bytes | None:
         """The content of the file ``path`` (links resolve inside the context), None when there is none."""
@@ -123,12 +175,13 @@ class Context:
     def replace(self, directory: Path) -> None:
         """Take another directory (a checkout) in place of the empty one."""
         self.close()
-        self.path = directory
+        self.path, self._in_memory = directory, False
         self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.plain = False
 
     def write_dockerfile(self, data: bytes, name: str = "Dockerfile") -> None:
         """Put a lone Dockerfile (``docker build - < Dockerfile``, a URL) into an empty context."""
+        self.place_in_memory()
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         with os.fdopen(fd, "wb") as file:
             file.write(data)

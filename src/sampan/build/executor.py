@@ -126,7 +126,7 @@ class Build:
         """A fresh directory for one step's upper directory, downloads and the like."""
         self._numbered += 1
         path = self.directory / str(self._numbered)
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=0o700, parents=True)
         return path
 
     # -- stages -----------------------------------------------------------------------------------------
@@ -315,19 +315,18 @@ class Build:
         """Put a step's layer, made or found, on top of the stage's image."""
         layer = None
         if hit.chain is not None:
-            found = await asyncio.to_thread(self._on_top, run.image.chain, hit.chain)
+            found = self.worker.layers.get(hit.chain)
+            if found.parent != run.image.chain:
+                found = await asyncio.to_thread(self._on_top, run.image.chain, found)
             layer = (found.chain_id, found.diff_id)
         run.image = run.image.then(
             created_by, hit.created, config=config, layer=layer, author=run.remembered.author
         )
 
-    def _on_top(self, parent: str | None, chain: str) -> Layer:
-        """The layer ``chain``, joined to ``parent`` if it was made on top of another one (``--link``)."""
+    def _on_top(self, parent: str | None, layer: Layer) -> Layer:
+        """The same layer on top of ``parent``: it was made over another one (``--link``)."""
         layers = self.worker.layers
-        layer = layers.get(chain)
-        if layer.parent == parent:
-            return layer
-        stream = io.BufferedReader(PiecesReader(layers.tar(chain)))
+        stream = io.BufferedReader(PiecesReader(layers.tar(layer.chain_id)))
         return layers.apply(parent, stream, diff_id=layer.diff_id)
 
     async def cached(self, run: StageRun, inputs: Inputs) -> Hit | None:

@@ -177,10 +177,10 @@ class _Checker:
         if name != name.lower():
             yield Finding("StageNameCasing", f"Stage name '{name}' should be lowercase", base.span)
         if name.lower() in ("scratch", "context"):
-            message = f"Stage name should not use the same name as reserved stage '{name}'"
+            message = f'Stage name should not use the same name as reserved stage "{name}"'
             yield Finding("ReservedStageName", message, base.span)
         if name.lower() in seen:
-            message = f"Duplicate stage name '{name}', stage names should be unique"
+            message = f'Duplicate stage name "{name}", stage names should be unique'
             yield Finding("DuplicateStageName", message, base.span)
         seen.add(name.lower())
         if base.keyword.isupper() != base.as_keyword.isupper():

@@ -103,7 +103,7 @@ def squash(image: Image, base_layers: int, layers: LayerStore, directory: Path) 
     if len(chain) - base_layers < 2:
         return image
     base = chain[base_layers - 1] if base_layers else None
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, parents=True)
     upper, work = layers.make_upper(base, directory)
     with RootFs(layers.lowers(base), upper, work) as rootfs:
         for name in chain[base_layers:]:

@@ -240,7 +240,7 @@ class RunStep:
         """The host path of a context path whose links are resolved inside the context."""
         context = self.build.context
         try:
-            fd = paths.open_in_root(context.fd, relative(source), os.O_PATH)
+            fd = paths.open_in_root(context.on_disk(), relative(source), os.O_PATH)
         except OSError:
             hint = context.explain_missing(source)
             raise NotFound(

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Builder:
         self._run = run
         self._pull = pull
         self._running: set[Build] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[object]] = set()
 
     async def open(self) -> None:
         """Remove what a crash left of earlier builds."""
@@ -109,7 +109,6 @@ class Builder:
         """
         job_id = secrets.token_hex(8)
         directory = self._root / job_id
-        directory.mkdir(mode=0o700)
         job: Job | None = None
         try:
             with self.leases.working():
@@ -122,11 +121,12 @@ class Builder:
         finally:
             if job is not None:
                 job.context.close()
-            self._later(directory)
+            if directory.exists():
+                self._later(shutil.rmtree, directory, True)
 
-    def _later(self, directory: Path) -> None:
-        """Remove a build's files when nobody waits."""
-        task = asyncio.create_task(asyncio.to_thread(shutil.rmtree, directory, True))
+    def _later(self, work: Callable[..., object], *arguments: object) -> None:
+        """Do what nobody waits for in a thread."""
+        task = asyncio.create_task(asyncio.to_thread(work, *arguments))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -144,6 +144,8 @@ class Builder:
                 await asyncio.to_thread(self._remote, context, options, directory)
             elif body is not None:
                 await read_in_thread(body, context.receive)
+            else:
+                context.place_in_memory()
             name = options.dockerfile or "Dockerfile"
             data = context.dockerfile(options.dockerfile)
             file = read_dockerfile(data, name)
@@ -169,6 +171,7 @@ class Builder:
         """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
         remote = options.remote
         if fetch.is_git(remote):
+            directory.mkdir(mode=0o700)
             keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
             top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep)
             context.replace(top)
@@ -178,6 +181,7 @@ class Builder:
                 f"remote must be a git repository or an HTTP(S) URL: {remote}",
                 hint="A local directory is sent as an archive in the request's body.",
             )
+        directory.mkdir(mode=0o700, exist_ok=True)
         target = directory / "remote"
         try:
             fetch.download(remote, target, {})
@@ -235,7 +239,7 @@ class Builder:
             with contextlib.suppress(BaseException):
                 await task
             self._running.discard(build)
-            await asyncio.to_thread(self._settle)
+            self._later(self._settle)
 
     async def _cache_from(self, worker: EngineWorker, reference: str) -> None:
         """Take in the cache that an image carries; one that can't be had is passed over, as by Docker."""
@@ -261,7 +265,9 @@ class Builder:
         inline = job.options.args.get("BUILDKIT_INLINE_CACHE") or "0"
         if inline.lower() not in ("0", "false"):
             image = outputs.with_inline_cache(image, build.results)
-        identity = image.stored or (await asyncio.to_thread(self.images.add, image.encoded())).id
+        identity = image.stored or image.id
+        if self.images.find(identity) is None:
+            identity = (await asyncio.to_thread(self.images.add, image.encoded())).id
         for warning in [] if quiet else _warnings(job):
             yield {"stream": warning}
         if quiet:

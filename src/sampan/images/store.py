@@ -377,7 +377,8 @@ class ImageStore:
                 tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (name.canonical, identity))
                 tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (image.tagged_ns, identity))
             self._tags[name.canonical] = identity
-            self._write_index()
+            if before != identity:
+                self._write_index()
         return before
 
     def add_digest(self, name: Reference, digest: Digest, identity: Digest) -> None:

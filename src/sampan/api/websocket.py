@@ -65,7 +65,12 @@ class Client:
         """The payload of the next data message; b"" when the client closes."""
         while True:
             frame = await self._frame()
-            if frame is None or frame[0] == _CLOSE:
+            if frame is None:
+                return b""
+            if frame[0] == _CLOSE:
+                # Answered at once (section 5.5.1); with that the client is gone, whatever the container does.
+                await self.close()
+                self.gone.set()
                 return b""
             kind, data = frame
             if kind == _PING:

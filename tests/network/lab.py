@@ -63,6 +63,8 @@ class Box:
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if os.readlink(f"/proc/{self.pid}/ns/net") != mine:
+                    # As the launch of a container does.
+                    subprocess.run(self.command("ip", "link", "set", "lo", "up"), check=True)
                     return
             time.sleep(0.002)
         raise RuntimeError("no namespace after 5 s")

@@ -31,6 +31,7 @@ _capget = libc.function("capget", ctypes.c_void_p, ctypes.c_void_p)
 _close_range = libc.syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _setsid = libc.function("setsid")
 _SIGCHLD = 17
+_CLONE_PARENT = 0x8000
 # With the interpreter's lock held all the while: a PyDLL function doesn't let go of it.
 _CLONE = ctypes.PYFUNCTYPE(_long, _long, ctypes.c_void_p, ctypes.c_size_t)
 _clone3 = _CLONE(("syscall", ctypes.pythonapi))
@@ -145,7 +146,16 @@ def fork(flags: int = 0) -> int:
 
     For single-threaded callers: Python is told, the C library's fork handlers are not run.
     """
-    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, _SIGCHLD)
+    return _fork(flags, _SIGCHLD)
+
+
+def fork_for_parent() -> int:
+    """Like :func:`fork`, but the new process is a child of this one's parent (CLONE_PARENT)."""
+    return _fork(_CLONE_PARENT, 0)  # it tells what this process's end tells
+
+
+def _fork(flags: int, end_signal: int) -> int:
+    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, end_signal)
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = int(_clone3(435, ctypes.addressof(arguments), ctypes.sizeof(arguments)))
     if pid == 0:

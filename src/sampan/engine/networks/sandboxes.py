@@ -168,26 +168,9 @@ class Sandboxes:
         interfaces = [
             self.interface(item, endpoint) for endpoint in item.endpoints if endpoint.driver != "null"
         ]
-        loopback = publishing.loopback(item)
-        try:
-            netns = open_netns(pid)
-        except OSError as failure:
-            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {failure}") from failure
-        host = Netlink()
-        try:
-            self._forward(item)
-            built = sandbox.Built()
-            await in_thread(
-                lambda: sandbox.build(
-                    built, netns, host, interfaces, loopback_ports=loopback, resolver=item.resolver
-                ),
-                built.finish,
-            )
-        except OSError as failure:
-            raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure
-        finally:
-            host.close()
-            os.close(netns)
+        built = sandbox.Built()
+        if interfaces:
+            await self._build(item, pid, built, interfaces)
         for warning in built.warnings:
             log.warning("container %s: %s", container[:12], warning)
         item.pid = pid
@@ -203,6 +186,30 @@ class Sandboxes:
         )
         self._networks.names.changed(item)
         await self._networks.links.attached(item)
+
+    async def _build(
+        self, item: Sandbox, pid: int, built: sandbox.Built, interfaces: list[sandbox.Interface]
+    ) -> None:
+        """Interfaces and rules; the loopback is up already, so that without interfaces nothing is to do."""
+        loopback = publishing.loopback(item)
+        try:
+            netns = open_netns(pid)
+        except OSError as failure:
+            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {failure}") from failure
+        host = Netlink()
+        try:
+            self._forward(item)
+            await in_thread(
+                lambda: sandbox.build(
+                    built, netns, host, interfaces, loopback_ports=loopback, resolver=item.resolver
+                ),
+                built.finish,
+            )
+        except OSError as failure:
+            raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure
+        finally:
+            host.close()
+            os.close(netns)
 
     def interface(self, item: Sandbox, endpoint: Endpoint) -> sandbox.Interface:
         """What to build for an endpoint."""

@@ -204,7 +204,10 @@ def test_kill_of_the_engine_leaves_nothing_of_a_build(new_sampand: Any) -> None:
 def test_stages_run_at_the_same_time(door: Door) -> None:
     stages = "".join(f"FROM BASE AS s{n}\nRUN sleep 1; echo {n} > /{n}\n" for n in range(4))
     copies = "".join(f"COPY --from=s{n} /{n} /{n}\n" for n in range(4))
-    begun = time.monotonic()
-    built = door.build(f"{stages}FROM scratch\n{copies}", nocache=1)
-    took = time.monotonic() - begun
-    assert built.id and took < 1.5, took
+    took = []
+    # The machine may be busy with other things; one after the other they would always take four seconds.
+    while len(took) < 4 and min(took, default=9) >= 1.5:
+        begun = time.monotonic()
+        assert door.build(f"{stages}FROM scratch\n{copies}", nocache=1).id
+        took.append(time.monotonic() - begun)
+    assert min(took) < 1.5, took

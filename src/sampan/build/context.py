@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from sampan.build.contextmemo import ContextMemo, Known
 from sampan.build.copytree import Copier
 from sampan.build.diagnostics import nearest
 from sampan.build.ignore import Ignore
@@ -34,81 +35,107 @@ IGNORE_NAME = ".dockerignore"
 
 
 class Context:
-    """An unpacked context. ``path`` is where it lies when it isn't small, made when it is needed."""
+    """A context. ``path`` is where it lies when it isn't small, made when it is needed.
 
-    def __init__(self, path: Path) -> None:
+    A small one (`MAX_IN_MEMORY`) is unpacked when its files are asked for the first time, and perhaps never:
+    ``memo`` may know of an equal one what is asked.
+    """
+
+    def __init__(self, path: Path, memo: ContextMemo | None = None) -> None:
         self.path = path
-        self.fd = -1
+        self.known = Known()
         self.digests: dict[str, str] = {}
         self.plain = True
-        self.size = 0
         self.ignore: Ignore | None = None
-        self._in_memory = False
+        self._memo = memo
+        self._archive: list[bytes] | None = None
+        self._taken_out: list[str] = []
+        self._top = -1
         self._disk = -1
-        self._copying = threading.Lock()
+        self._in_memory = False
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """Close the directory; files on disk are the builder's to remove."""
-        for fd in {self.fd, self._disk} - {-1}:
+        for fd in {self._top, self._disk} - {-1}:
             os.close(fd)
-        self.fd = self._disk = -1
+        self._top = self._disk = -1
+        self._archive = None
 
     def receive(self, read: Read) -> None:
-        """Unpack the archive that ``read`` gives (plain or compressed).
+        """Take the archive that ``read`` gives (plain or compressed); a large one is unpacked on the way.
 
         Owners become root, as Docker has it. Raises InvalidParameter for a broken archive.
         """
-        counted = _Counter(read)
+        pieces = compress.pieces(read)
+        head: list[bytes] = []
+        size, state = 0, hashlib.sha256()
         try:
-            reader = _HashingReader(self._placed(compress.pieces(counted.read)))
-            options = Options(owner=(0, 0), keep_root=True, observe=reader.observe)
-            with Extractor(self.fd, options) as extractor:
+            for piece in pieces:
+                head.append(piece)
+                state.update(piece)
+                size += len(piece)
+                if size > MAX_IN_MEMORY:
+                    self._place_on_disk()
+                    self._unpack(itertools.chain(head, pieces))
+                    return
+        except ArchiveError as error:
+            raise _broken(error) from None
+        self._archive = head
+        if self._memo is not None:
+            self.known = self._memo.of(state.hexdigest())
+
+    @property
+    def fd(self) -> int:
+        """The directory; what waits to be unpacked is. Raises InvalidParameter for a broken archive."""
+        with self._lock:
+            if self._archive is not None:
+                archive, self._archive = self._archive, None
+                # Not every kernel's tmpfs keeps extended attributes of users.
+                if b"SCHILY.xattr" in b"".join(archive):
+                    self._place_on_disk()
+                else:
+                    self.place_in_memory()
+                self._unpack(iter(archive))
+                for name in self._taken_out:
+                    self._remove(name)
+        return self._top
+
+    def _unpack(self, pieces: Iterator[bytes]) -> None:
+        reader = _HashingReader(pieces)
+        options = Options(owner=(0, 0), keep_root=True, observe=reader.observe)
+        try:
+            with Extractor(self._top, options) as extractor:
                 extractor.unpack(reader)
         except ArchiveError as error:
-            reason = str(error)
-            raise InvalidParameter(f"Error processing tar file(exit status 1): {reason}") from None
-        self.size = counted.size
+            raise _broken(error) from None
         self.digests = reader.digests
         self.plain = not reader.attributes
-
-    def _placed(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces, once the first of them have decided where the context will lie."""
-        head: list[bytes] = []
-        size = 0
-        for piece in pieces:
-            head.append(piece)
-            size += len(piece)
-            if size > MAX_IN_MEMORY:
-                break
-        # Not every kernel's tmpfs keeps extended attributes of users.
-        if size > MAX_IN_MEMORY or b"SCHILY.xattr" in b"".join(head):
-            self._place_on_disk()
-        else:
-            self.place_in_memory()
-        return itertools.chain(head, pieces)
 
     def place_in_memory(self) -> None:
         """Make it an empty directory in memory."""
         top = mounts.detached("tmpfs", [("mode", "755")])
         try:
-            self.fd = os.open(f"/proc/self/fd/{top}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._top = os.open(f"/proc/self/fd/{top}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(top)
         self._in_memory = True
 
     def _place_on_disk(self) -> None:
         self.path.mkdir(mode=0o755, parents=True)
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._top = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def root(self) -> Root:
         """The context as a place to copy from."""
-        return Root(self.fd, "context", self.digests, self.plain, "" if self._in_memory else str(self.path))
+        fd = self.fd
+        return Root(fd, "context", self.digests, self.plain, "" if self._in_memory else str(self.path))
 
     def on_disk(self) -> int:
         """A descriptor of the context in a directory that others can mount; copied there when need be."""
+        fd = self.fd
         if not self._in_memory:
-            return self.fd
-        with self._copying:
+            return fd
+        with self._lock:
             if self._disk < 0:
                 self.path.mkdir(mode=0o755, parents=True)
                 copier = Copier(RootFs([], self.path, self.path), None)
@@ -119,6 +146,9 @@ class Context:
 
     def read(self, path: str, limit: int = _SMALL) -> bytes | None:
         """The content of the file ``path`` (links resolve inside the context), None when there is none."""
+        return self.known.file(path, lambda: self._read(path, limit))
+
+    def _read(self, path: str, limit: int) -> bytes | None:
         try:
             fd = paths.open_in_root(self.fd, path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -157,12 +187,19 @@ class Context:
             return
         for name in (dockerfile or "Dockerfile", IGNORE_NAME):
             if self.ignore.excludes(posixpath.normpath(name)):
-                self._remove(name)
+                self._taken_out.append(name)
+                if self._archive is None:
+                    self._remove(name)
+
+    @property
+    def taken_out(self) -> tuple[str, ...]:
+        """The files that the ignore file took out of what the client sent."""
+        return tuple(self._taken_out)
 
     def _remove(self, name: str) -> None:
         directory, _, base = posixpath.normpath(name).rpartition("/")
         try:
-            fd = paths.open_in_root(self.fd, directory or ".", os.O_PATH | os.O_DIRECTORY)
+            fd = paths.open_in_root(self._top, directory or ".", os.O_PATH | os.O_DIRECTORY)
         except OSError:
             return
         try:
@@ -176,7 +213,7 @@ class Context:
         """Take another directory (a checkout) in place of the empty one."""
         self.close()
         self.path, self._in_memory = directory, False
-        self.fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.plain = False
 
     def write_dockerfile(self, data: bytes, name: str = "Dockerfile") -> None:
@@ -208,17 +245,8 @@ class Context:
         return f"{directory}/{close}" if close and directory else close or ""
 
 
-class _Counter:
-    """Counts what passes."""
-
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._read(size)
-        self.size += len(data)
-        return data
+def _broken(error: ArchiveError) -> InvalidParameter:
+    return InvalidParameter(f"Error processing tar file(exit status 1): {error}")
 
 
 class _HashingReader(TarReader):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +21,7 @@ from sampan.build import instructions as ins
 from sampan.build.accounts import owner_of
 from sampan.build.cache import Hit, Inputs
 from sampan.build.context import is_archive
+from sampan.build.contextmemo import Copied
 from sampan.build.copytree import Copier, write_file
 from sampan.build.failure import BuildFailed
 from sampan.build.ignore import Ignore
@@ -79,7 +81,7 @@ class CopyStep:
         self.mode: Change | None = parse_mode(self.chmod) if self.chmod else None
         self.exclude = Ignore.of([word(text) for text in one.exclude]) if one.exclude else None
         self.lowers: list[Path] | None = None
-        self.opened: list[int] = []
+        self.opened = ExitStack()
 
     async def apply(self) -> None:
         """Take the layer from the cache or make it."""
@@ -90,27 +92,49 @@ class CopyStep:
             self.lowers = self.build.worker.layers.lowers(image.chain)
             if await self._known(image.chain or ""):
                 return
-        fetched = await self._fetch()
-        with self._root() as root:
-            found = await asyncio.to_thread(self._gather, root, fetched)
-            if not found:
-                raise BuildFailed(f"{self.one.name} failed: no source files were specified")
-            if len(found) > 1 and not self.destination.endswith("/"):
-                raise BuildFailed(
-                    f"When using {self.one.name} with more than one source file, "
-                    "the destination must be a directory and end with a /",
-                    hint=f"did you mean {self.destination}/?",
-                )
-            inputs, label = self._inputs(found)
-            comment = self._comment(label)
+        with ExitStack() as self.opened:
+            fetched = await self._fetch()
+            found: list[Found] = []
+            of_context = self.lowers is None and not fetched
+            copied = self._remembered() if of_context else None
+            if copied is None:
+                found = await asyncio.to_thread(self._gather, fetched)
+                copied = self._described(found)
+                if of_context:
+                    self.build.context.known.keep(self._memo_key(), copied)
+            self._check_count(copied.count)
 
             async def make() -> Made:
-                return await asyncio.to_thread(self._make, found)
+                sources = found or await asyncio.to_thread(self._gather, fetched)
+                return await asyncio.to_thread(self._make, sources)
 
+            comment = self._comment(copied.label)
+            inputs = self._inputs(copied)
             hit = await self.build.layered(self.run, inputs, comment, self._created_by(comment), make)
             if self.from_:
                 self.build.worker.cache.store(self.alias, "", comment, hit, 0)
                 self.build.results[self.alias.key()] = Hit(hit.chain, hit.created, comment)
+
+    def _check_count(self, count: int) -> None:
+        if not count:
+            raise BuildFailed(f"{self.one.name} failed: no source files were specified")
+        if count > 1 and not self.destination.endswith("/"):
+            raise BuildFailed(
+                f"When using {self.one.name} with more than one source file, "
+                "the destination must be a directory and end with a /",
+                hint=f"did you mean {self.destination}/?",
+            )
+
+    # -- what an equal context told before --------------------------------------------------------------
+
+    def _memo_key(self) -> str:
+        """Everything but the context itself that decides what is found in it."""
+        one = self.one
+        words = [[self.word(text) for text in texts] for texts in (one.sources, one.exclude)]
+        return json.dumps([one.name, words, one.parents, one.unpack, self.build.context.taken_out])
+
+    def _remembered(self) -> Copied | None:
+        return self.build.context.known.copies.get(self._memo_key())
 
     def _comment(self, label: str) -> str:
         chown = f"--chown={self.chown} " if self.chown else ""
@@ -145,26 +169,26 @@ class CopyStep:
             "flags": [self.one.link, self.one.parents, self.one.unpack, list(self.one.exclude)],
         }
 
-    def _inputs(self, found: list[Found]) -> tuple[Inputs, str]:
-        """The cache's inputs, and the ``file:…`` of the history."""
+    def _described(self, found: list[Found]) -> Copied:
+        """What was found, as the cache and the history (``file:…``) want it."""
         digests = [one.digest() if isinstance(one, Source) else one.digest for one in found]
         files: dict[str, str] = {}
         for one, digest in zip(found, digests, strict=True):
             if isinstance(one, Source):
-                files |= {
-                    posixpath.join(one.asked, item.path).rstrip("/"): item.digest[:16] for item in one.items
-                }
+                top = one.asked.rstrip("/")
+                files |= {f"{top}/{item.path}" if item.path else top: item.digest[:16] for item in one.items}
             else:
                 files[one.name] = digest[:16]
         if len(found) == 1:
             kind = "dir" if isinstance(found[0], Source) and found[0].is_dir else "file"
-            label, content = f"{kind}:{digests[0]}", digests[0]
-        else:
-            content = hashlib.sha256(",".join(digests).encode()).hexdigest()
-            label = f"multi:{content}"
+            return Copied(1, files, digests[0], f"{kind}:{digests[0]}")
+        content = hashlib.sha256(",".join(digests).encode()).hexdigest()
+        return Copied(len(found), files, content, f"multi:{content}")
+
+    def _inputs(self, copied: Copied) -> Inputs:
         values = self._values()
         del values["sources"]
-        return Inputs(self.one.name, self._below(), values, {}, files, content), label
+        return Inputs(self.one.name, self._below(), values, {}, copied.files, copied.content)
 
     def _target(self) -> str:
         """The destination as an absolute path; a trailing slash (also for ``.``) says it is a directory."""
@@ -240,31 +264,27 @@ class CopyStep:
         keep, settings = self.one.keep_git_dir, self._git_settings(source)
         top, _commit = fetch.checkout(source, directory, self.checksum, keep, settings)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.opened.append(fd)
+        self.opened.callback(os.close, fd)
         return scan(Root(fd, text), ".", self.exclude)
 
     # -- local sources ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _root(self) -> Iterator[Root]:
-        try:
-            if self.lowers is None:
-                yield self.build.context.root()
-            elif not self.lowers:
-                raise BuildFailed(f"COPY failed: {self.from_} has no files")
-            else:
-                with roots.opened(self.lowers, self.from_) as root:
-                    yield root
-        finally:
-            for fd in self.opened:
-                os.close(fd)
+    def _root(self) -> Root:
+        """Where the sources lie, open as long as the step goes on."""
+        if self.lowers is None:
+            return self.build.context.root()
+        if not self.lowers:
+            raise BuildFailed(f"COPY failed: {self.from_} has no files")
+        return self.opened.enter_context(roots.opened(self.lowers, self.from_))
 
-    def _gather(self, root: Root, fetched: dict[int, Found]) -> list[Found]:
+    def _gather(self, fetched: dict[int, Found]) -> list[Found]:
+        root = self._root() if len(fetched) < len(self.one.sources) else None
         found: list[Found] = []
         for place, text in enumerate(self.one.sources):
             if place in fetched:
                 found.append(fetched[place])
                 continue
+            assert root is not None
             asked = self.word(text)
             self._check_inside(asked)
             pivot, asked = self._split_pivot(asked)

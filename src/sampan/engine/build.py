@@ -21,6 +21,7 @@ from sampan.build import fetch, lint, outputs
 from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache
 from sampan.build.classic import Classic, short
 from sampan.build.context import Context, is_archive
+from sampan.build.contextmemo import ContextMemo
 from sampan.build.executor import Build
 from sampan.build.grammar import read_dockerfile
 from sampan.build.image import Image
@@ -84,6 +85,7 @@ class Builder:
         self._run = run
         self._pull = pull
         self._running: set[Build] = set()
+        self._memo = ContextMemo()
         self._background: set[asyncio.Task[object]] = set()
 
     async def open(self) -> None:
@@ -138,7 +140,7 @@ class Builder:
         names = [_name(tag) for tag in options.tags]
         platform = parse_platform(options.platform) if options.platform else native()
         options.epoch  # noqa: B018 - raises when it is malformed, before anything is done
-        context = Context(directory / "context")
+        context = Context(directory / "context", self._memo)
         try:
             if options.remote:
                 await asyncio.to_thread(self._remote, context, options, directory)

@@ -53,38 +53,44 @@ def controllers() -> set[str]:
     return set((_SYSTEM / "cgroup.controllers").read_text().split())
 
 
-def write(path: Path, text: str) -> None:
+def write(path: str, text: str) -> None:
     """Write a control file; OSError with the kernel's reason (buffered files would lose it)."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
     except OSError as problem:
-        raise OSError(problem.errno, f"{path.name} = {text}: {os.strerror(problem.errno or 0)}") from None
+        raise OSError(
+            problem.errno, f"{os.path.basename(path)} = {text}: {os.strerror(problem.errno or 0)}"
+        ) from None
     finally:
         os.close(fd)
 
 
-def read(path: Path, default: str = "") -> str:
+def read(path: str | Path, default: str = "") -> str:
     """A control file's text, ``default`` when there is none."""
     try:
-        return path.read_text()
+        with open(path, "rb") as file:
+            return file.read().decode()
     except OSError:
         return default
 
 
-def _make_one(kind: str, directory: Path) -> None:
+def _make_one(kind: str, directory: str) -> None:
     """Make a group whose parent exists. OSError."""
     os.mkdir(directory)
     if kind == "cpuset":
-        _inherit_cpuset(directory, hierarchies()[kind])
+        _inherit_cpuset(directory, str(hierarchies()[kind]))
 
 
-def _inherit_cpuset(group: Path, root: Path) -> None:
+def _inherit_cpuset(group: str, root: str) -> None:
     """An empty set lets nobody in; a new group starts with none, its parent's may not be written yet."""
+    parent = os.path.dirname(group)
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if group.parent != root and not read(group.parent / name).strip():
-            _inherit_cpuset(group.parent, root)
-        write(group / name, read(group.parent / name).strip())
+        text = read(f"{parent}/{name}").strip()
+        if parent != root and not text:
+            _inherit_cpuset(parent, root)
+            text = read(f"{parent}/{name}").strip()
+        write(f"{group}/{name}", text)
 
 
 def table(text: str) -> dict[str, int]:
@@ -105,7 +111,7 @@ class Cgroup:
         self.name = name
         relative = f"{self.parent}/{name}" if self.parent else name
         self.path = f"/{relative}"
-        self.directories = {kind: root / relative for kind, root in hierarchies().items()}
+        self.directories = {kind: f"{root}/{relative}" for kind, root in hierarchies().items()}
 
     @classmethod
     def create(cls, parent: str, name: str, resources: Resources) -> Cgroup:
@@ -127,42 +133,43 @@ class Cgroup:
             ) from problem
         return group
 
-    def _make_again(self, kind: str, directory: Path) -> None:
+    def _make_again(self, kind: str, directory: str) -> None:
         try:
             self._make(kind, directory)
         except FileNotFoundError:
             # Another engine has just removed the common parent.
             self._make(kind, directory)
 
-    def _make(self, kind: str, directory: Path) -> None:
-        root = hierarchies()[kind]
+    def _make(self, kind: str, directory: str) -> None:
+        root = str(hierarchies()[kind])
         missing = []
         step = directory
         with contextlib.suppress(OSError):
             # Left by a start in which the engine was killed: half made, and with counters of its own.
-            directory.rmdir()
-        while step != root and not step.is_dir():
+            os.rmdir(directory)
+        while step != root and not os.path.isdir(step):
             missing.append(step)
-            step = step.parent
+            step = os.path.dirname(step)
         for step in reversed(missing):
             if kind == "unified":
-                enable = " ".join(f"+{name}" for name in read(step.parent / "cgroup.controllers").split())
+                above = os.path.dirname(step)
+                enable = " ".join(f"+{name}" for name in read(f"{above}/cgroup.controllers").split())
                 with contextlib.suppress(OSError):
-                    write(step.parent / "cgroup.subtree_control", enable)
+                    write(f"{above}/cgroup.subtree_control", enable)
             with contextlib.suppress(FileExistsError):
                 _make_one(kind, step)
 
     @property
     def join(self) -> list[str]:
         """The directories that a process enters, one a hierarchy."""
-        return sorted({str(directory) for directory in self.directories.values()})
+        return sorted(set(self.directories.values()))
 
     def set(self, resources: Resources) -> None:
         """Write the limits that ``resources`` has; 0 and None leave the kernel's default. OSError."""
         for kind, name, value in limits_v2(resources) if is_v2() else limits_v1(resources, self.directories):
             directory = self.directories.get("unified" if is_v2() else kind)
-            if directory is not None and (directory / name).exists():
-                write(directory / name, value)
+            if directory is not None and os.path.exists(f"{directory}/{name}"):
+                write(f"{directory}/{name}", value)
 
     def deny_devices(self, rules: Iterable[tuple[str, str]]) -> None:
         """Apply device rules (``allow``/``deny``, ``c 1:3 rwm``); the last that matches decides. OSError."""
@@ -176,9 +183,9 @@ class Cgroup:
     def oom_files(self) -> list[list[str]]:
         """Where the kernel counts out-of-memory kills: ``[file, key]``."""
         if is_v2():
-            return [[str(self.directories["unified"] / "memory.events"), "oom_kill"]]
+            return [[f"{self.directories['unified']}/memory.events", "oom_kill"]]
         if "memory" in self.directories:
-            return [[str(self.directories["memory"] / "memory.oom_control"), "oom_kill"]]
+            return [[f"{self.directories['memory']}/memory.oom_control", "oom_kill"]]
         return []
 
     def pids(self) -> list[int]:
@@ -186,7 +193,7 @@ class Cgroup:
         top = self.directories.get("unified") or next(iter(self.directories.values()))
         found: set[int] = set()
         for directory, _, _ in os.walk(top):
-            found.update(int(line) for line in read(Path(directory) / "cgroup.procs").split())
+            found.update(int(line) for line in read(f"{directory}/cgroup.procs").split())
         return sorted(found)
 
     # -- freezing ---------------------------------------------------------------------------------------
@@ -194,24 +201,24 @@ class Cgroup:
     def freeze(self) -> None:
         """Stop all processes where they are; returns when they stand still."""
         if is_v2():
-            write(self.directories["unified"] / "cgroup.freeze", "1")
-            self._wait(lambda: table(read(self.directories["unified"] / "cgroup.events")).get("frozen") == 1)
+            write(f"{self.directories['unified']}/cgroup.freeze", "1")
+            self._wait(lambda: table(read(f"{self.directories['unified']}/cgroup.events")).get("frozen") == 1)
             return
-        write(self.directories["freezer"] / "freezer.state", "FROZEN")
+        write(f"{self.directories['freezer']}/freezer.state", "FROZEN")
         self._wait(self.frozen)
 
     def thaw(self) -> None:
         """Let them go on."""
         if is_v2():
-            write(self.directories["unified"] / "cgroup.freeze", "0")
+            write(f"{self.directories['unified']}/cgroup.freeze", "0")
         else:
-            write(self.directories["freezer"] / "freezer.state", "THAWED")
+            write(f"{self.directories['freezer']}/freezer.state", "THAWED")
 
     def frozen(self) -> bool:
         """Whether the group is frozen."""
         if is_v2():
-            return read(self.directories["unified"] / "cgroup.freeze").strip() == "1"
-        return read(self.directories["freezer"] / "freezer.state").strip() == "FROZEN"
+            return read(f"{self.directories['unified']}/cgroup.freeze").strip() == "1"
+        return read(f"{self.directories['freezer']}/freezer.state").strip() == "FROZEN"
 
     def _wait(self, reached: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _KILL_PATIENCE
@@ -247,12 +254,13 @@ class Cgroup:
         """``cpu_stats``, ``memory_stats``, ``pids_stats`` and ``blkio_stats`` of the Engine API. OSError."""
         from sampan.engine.containers import cgroupstats
 
-        return cgroupstats.v2(self.directories["unified"]) if is_v2() else cgroupstats.v1(self.directories)
+        places = {kind: Path(directory) for kind, directory in self.directories.items()}
+        return cgroupstats.v2(places["unified"]) if is_v2() else cgroupstats.v1(places)
 
 
-def _write_rules(directory: Path, rules: Iterable[tuple[str, str]]) -> None:
+def _write_rules(directory: str, rules: Iterable[tuple[str, str]]) -> None:
     files = {
-        action: os.open(directory / f"devices.{action}", os.O_WRONLY | os.O_CLOEXEC)
+        action: os.open(f"{directory}/devices.{action}", os.O_WRONLY | os.O_CLOEXEC)
         for action in ("allow", "deny")
     }
     try:
@@ -277,7 +285,7 @@ def _device_rule(action: str, text: str) -> bpf.DeviceRule:
     )
 
 
-def _filter_devices(directory: Path, rules: list[bpf.DeviceRule]) -> None:
+def _filter_devices(directory: str, rules: list[bpf.DeviceRule]) -> None:
     """v2 has no files for devices: an eBPF program on the group decides."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -293,7 +301,7 @@ def remove_parent(path: str) -> None:
             os.rmdir(f"{root}/{path.strip('/')}")
 
 
-def _remove(directory: Path) -> bool:
+def _remove(directory: str) -> bool:
     """Remove a group with those below it; False while something holds it."""
     with contextlib.suppress(OSError):
         os.rmdir(directory)
@@ -320,7 +328,7 @@ def _quota(resources: Resources) -> tuple[int, int]:
     return resources.cpu_quota, resources.cpu_period
 
 
-def limits_v1(resources: Resources, directories: dict[str, Path]) -> Limits:
+def limits_v1(resources: Resources, directories: dict[str, str]) -> Limits:
     """``(controller, file, value)`` for v1, in an order that the kernel takes."""
     quota, period = _quota(resources)
     found: Limits = [
@@ -347,7 +355,7 @@ def limits_v1(resources: Resources, directories: dict[str, Path]) -> Limits:
     return found
 
 
-def _memory_v1(resources: Resources, directories: dict[str, Path]) -> Limits:
+def _memory_v1(resources: Resources, directories: dict[str, str]) -> Limits:
     memory, swap = resources.memory, resources.memory_swap
     pair = [*_when("memory", "memory.limit_in_bytes", memory)]
     if swap:
@@ -355,7 +363,7 @@ def _memory_v1(resources: Resources, directories: dict[str, Path]) -> Limits:
     # The limit may never be above memory and swap together: raise the sum first, lower it last.
     present = directories.get("memory")
     if present is not None and swap and memory:
-        now = int(read(present / "memory.limit_in_bytes", "0") or 0)
+        now = int(read(f"{present}/memory.limit_in_bytes", "0") or 0)
         if memory > now or swap == -1:
             pair.reverse()
     found = [

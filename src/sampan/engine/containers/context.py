@@ -95,6 +95,8 @@ class Containers:
         self.cleaner = cleaner
         self.registry = registry
         self.watcher = Watcher()
+        self._states = config.data_root / "containers"
+        self._runs = config.exec_root / "containers"
         self._live: dict[str, Live] = {}
         # Filled in by Execs, which stands on this.
         self.exec_ids: Callable[[Container], list[str]] = lambda _: []
@@ -128,11 +130,11 @@ class Containers:
 
     def state_dir(self, container_id: str) -> Path:
         """Where a container's files lie: upper, work, log, exit.json, hosts …."""
-        return self.config.data_root / "containers" / container_id
+        return self._states / container_id
 
     def run_dir(self, container_id: str) -> Path:
         """Where its monitor's socket and pid lie while it runs."""
-        return self.config.exec_root / "containers" / container_id
+        return self._runs / container_id
 
     def log_path(self, container_id: str) -> Path:
         """Its log, as Docker names it."""

@@ -177,7 +177,10 @@ async def _make(containers: Containers, container: Container) -> None:
         with ExitStack() as undo:
             undo.callback(_unmake, containers, container)
             _make_volumes(containers, container)
-            await asyncio.to_thread(prepare_directories, containers, container)
+            if container.config.working_dir or container.mounts:
+                await asyncio.to_thread(prepare_directories, containers, container)
+            else:  # three directories: less than the way to a thread and back
+                prepare_directories(containers, container)
             containers.registry.finish(container)
             undo.pop_all()
     except OSError as problem:

@@ -27,7 +27,7 @@ Section = dict[str, Any]
 # Part of every cache key: raise it when the way programs are made changes.
 _FORMAT = 1
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": compiler.ACT_KILL_THREAD,
     "SCMP_ACT_KILL_THREAD": compiler.ACT_KILL_THREAD,
     "SCMP_ACT_KILL_PROCESS": compiler.ACT_KILL_PROCESS,
@@ -100,7 +100,7 @@ def parse_profile(text: str) -> dict[str, Any]:
 def _check_action(action: str) -> None:
     if action == "SCMP_ACT_NOTIFY":
         raise Unsupported("seccomp: SCMP_ACT_NOTIFY (user notification) isn't supported")
-    if action not in _ACTIONS:
+    if action not in ACTIONS:
         raise InvalidParameter(f"Decoding seccomp profile failed: unknown action {action!r}")
 
 
@@ -181,7 +181,7 @@ def compile_section(section: Section) -> bytes:
 
 def _action(name: str, errno_return: int | None) -> int:
     _check_action(name)
-    action = _ACTIONS[name]
+    action = ACTIONS[name]
     if action in (compiler.ACT_ERRNO, compiler.ACT_TRACE):
         return action | (_EPERM if errno_return is None else errno_return & 0xFFFF)
     return action

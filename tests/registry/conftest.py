@@ -13,6 +13,7 @@ from sampan.images.store import ImageStore
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
 from sampan.storage.layers import LayerStore
+from tests.registry.serving import Served
 
 
 @pytest.fixture
@@ -58,3 +59,25 @@ def registry(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Makes registry servers: ``serve(*flags)`` is started, and ended after the test."""
+    made: list[Served] = []
+
+    def make(*flags: str, data: str | Path = "served") -> Served:
+        made.append(Served(tmp_path / data, *flags))
+        return made[-1].start()
+
+    yield make
+    for served in made:
+        if served.process is not None:
+            served.stop()
+        served.log.close()
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    """A registry server with nothing in it."""
+    return serve()

@@ -75,7 +75,8 @@ def span(text: str, size: int) -> Span | None:
     if match is None or not (match[1] or match[2]):
         return None
     if match[1]:
-        start, last = int(match[1]), int(match[2] or size)
+        start = int(match[1])
+        last = int(match[2]) if match[2] else max(start, size)
         if last < start:
             return None
     else:

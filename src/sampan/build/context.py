@@ -49,7 +49,9 @@ class Context:
         self.ignore: Ignore | None = None
         self._memo = memo
         self._archive: list[bytes] | None = None
-        self._taken_out: list[str] = []
+        self._ignored_by = ""
+        self._all_ignored = False
+        self._sent_anyway: tuple[str, ...] = ()
         self._top = -1
         self._disk = -1
         self._in_memory = False
@@ -97,8 +99,7 @@ class Context:
                 else:
                     self.place_in_memory()
                 self._unpack(iter(archive))
-                for name in self._taken_out:
-                    self._remove(name)
+                self._take_out()
         return self._top
 
     def _unpack(self, pieces: Iterator[bytes]) -> None:
@@ -174,27 +175,38 @@ class Context:
         return data
 
     def apply_ignore(self, dockerfile: str) -> None:
-        """Read ``<Dockerfile>.dockerignore`` or ``.dockerignore``; take these two files out if they match.
+        """Read ``<Dockerfile>.dockerignore`` or ``.dockerignore``, and take out what the client left in.
 
-        The rest was left out by the client, who has the files; it sends these two in any case.
+        The client knows the second and leaves out what it says, but sends the Dockerfile and the ignore files
+        in any case. Of the first many clients know nothing: it is applied to everything here.
         """
-        for name in (f"{dockerfile}{IGNORE_NAME}", IGNORE_NAME):
+        own = f"{dockerfile}{IGNORE_NAME}"
+        for name in (own, IGNORE_NAME):
             data = self.read(name)
             if data is not None:
                 self.ignore = Ignore.parse(data, name)
+                self._ignored_by = f"{name} {hashlib.sha256(data).hexdigest()}"
                 break
         if self.ignore is None:
             return
-        for name in (dockerfile or "Dockerfile", IGNORE_NAME):
-            if self.ignore.excludes(posixpath.normpath(name)):
-                self._taken_out.append(name)
-                if self._archive is None:
-                    self._remove(name)
+        self._all_ignored = name == own
+        self._sent_anyway = (dockerfile or "Dockerfile", own, IGNORE_NAME)
+        if self._archive is None:
+            self._take_out()
 
     @property
-    def taken_out(self) -> tuple[str, ...]:
-        """The files that the ignore file took out of what the client sent."""
-        return tuple(self._taken_out)
+    def taken_out(self) -> str:
+        """What decided which of the client's files aren't there, for those who remember a context."""
+        return f"{self._ignored_by} {self._sent_anyway}"
+
+    def _take_out(self) -> None:
+        if self.ignore is None:
+            return
+        for name in self._sent_anyway:
+            if self.ignore.excludes(posixpath.normpath(name)):
+                self._remove(name)
+        if self._all_ignored:
+            _filter(self._top, "", self.ignore)
 
     def _remove(self, name: str) -> None:
         directory, _, base = posixpath.normpath(name).rpartition("/")
@@ -243,6 +255,30 @@ class Context:
         finally:
             os.close(fd)
         return f"{directory}/{close}" if close and directory else close or ""
+
+
+def _filter(fd: int, prefix: str, ignore: Ignore) -> bool:
+    """Remove what ``ignore`` leaves out of the directory ``fd``; whether anything is left in it."""
+    left = False
+    for name in os.listdir(fd):
+        path = prefix + name
+        excluded = ignore.excludes(path)
+        try:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError:
+            if excluded:
+                os.unlink(name, dir_fd=fd)
+            left = left or not excluded
+            continue
+        try:
+            kept = _filter(inner, f"{path}/", ignore)
+        finally:
+            os.close(inner)
+        if excluded and not kept:
+            os.rmdir(name, dir_fd=fd)
+        else:
+            left = True
+    return left
 
 
 def _broken(error: ArchiveError) -> InvalidParameter:

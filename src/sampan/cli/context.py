@@ -128,8 +128,8 @@ def _ignore_file(root: str, dockerfile: str) -> Ignore | None:
 
 def _pack(root: str, ignore: Ignore | None, dockerfile: str, extra: bytes | None) -> Iterator[bytes]:
     tree = tarstream.Tree(owners=False)
-    # The engine needs these two even when the ignore file leaves them out of what COPY sees.
-    kept = {IGNORE_FILE, *([] if extra is not None else [dockerfile])}
+    # The engine needs these even when the ignore file leaves them out of what COPY sees.
+    kept = {IGNORE_FILE, *([] if extra is not None else [dockerfile, f"{dockerfile}{IGNORE_FILE}"])}
     for path, name in _walk(root, "", ignore, kept):
         yield from tree.entry(path, name)
     if extra is not None:

@@ -1,0 +1,183 @@
+"""``docker build`` (the stock client, classic) and ``sampan build``: every option that a user may give."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import BIN, STOCK_CLI, Daemon
+
+from .conftest import tar_of
+
+CLIENTS = [*([STOCK_CLI] if STOCK_CLI else []), str(BIN / "sampan")]
+
+
+class Client:
+    """One command line on the session's daemon, in a directory with a small context."""
+
+    def __init__(self, program: str, daemon: Daemon, base: str, folder: Path) -> None:
+        self.program = program
+        self.daemon = daemon
+        self.base = base
+        self.folder = folder
+
+    def context(self, dockerfile: str | None, **files: str) -> Path:
+        top = self.folder / "context"
+        top.mkdir(exist_ok=True)
+        if dockerfile is not None:
+            (top / "Dockerfile").write_text(dockerfile.replace("BASE", self.base))
+        for name, text in files.items():
+            (top / name.replace("_", ".")).write_text(text)
+        return top
+
+    def __call__(
+        self, *args: str, input: str | bytes | None = None, fails: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        done = self.daemon.docker(*args, input=input, check=False, cli=self.program)
+        assert bool(done.returncode) == fails, (done.args, done.stdout, done.stderr)
+        return done
+
+    def build(self, *args: str, input: str | bytes | None = None) -> str:
+        """Build quietly; the image's id."""
+        return self("build", "-q", "--network", "none", *args, input=input).stdout.strip()
+
+    def config(self, image: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.daemon.json("GET", f"/images/{image}/json")
+        return found
+
+    def sh(self, image: str, script: str) -> str:
+        return str(self.daemon.docker("run", "--rm", "--network", "none", image, "sh", "-c", script).stdout)
+
+
+@pytest.fixture(params=CLIENTS, ids=["docker", "sampan"][-len(CLIENTS) :])
+def client(request: pytest.FixtureRequest, sampand: Daemon, busybox: str, tmp_path: Path) -> Client:
+    return Client(request.param, sampand, busybox, tmp_path)
+
+
+def test_quiet_id_file_tags_labels(client: Client) -> None:
+    top = client.context("FROM BASE\nLABEL own=1\n")
+    iid = client.folder / "iid"
+    tags = ("-t", "smpg-cli:1", "-t", "smpg-cli:2")
+    image = client.build("--iidfile", str(iid), *tags, "--label", "a=b", "--label", "c=$own d", str(top))
+    assert image.startswith("sha256:") and len(image) == 71
+    assert iid.read_text().strip() == image
+    assert client.config("smpg-cli:1")["Id"] == client.config("smpg-cli:2")["Id"] == image
+    assert client.config(image)["Config"]["Labels"] == {"own": "1", "a": "b", "c": "$own d"}
+
+
+def test_output_without_quiet(client: Client) -> None:
+    top = client.context("FROM BASE\nRUN echo out; echo err >&2\nCMD x\n")
+    said = client("build", "--no-cache", "--network", "none", "-t", "smpg-loud", str(top)).stdout
+    for text in ("Step 1/3 : FROM", "Step 2/3 : RUN", "\nout\n", "Successfully built", "Successfully tagged smpg-loud:latest"):
+        assert text in said, said
+    again = client("build", "--network", "none", str(top)).stdout
+    assert again.count(" ---> Using cache") == 2
+    anew = client("build", "--network", "none", "--no-cache", str(top)).stdout
+    assert "Using cache" not in anew
+
+
+def test_arguments_and_target(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = client.context(
+        "ARG FROM_WHERE=nosuch\nFROM ${FROM_WHERE} AS one\nARG A=1\nARG B\nARG C\nENV GOT=$A-$B-$C\n"
+        "FROM one AS two\nENV GOT=two\n"
+    )
+    monkeypatch.setenv("B", "outer")
+    args = ("--build-arg", f"FROM_WHERE={client.base}", "--build-arg", "A=2", "--build-arg", "B")
+    image = client.build(*args, "--target", "one", str(top))
+    assert "GOT=2-outer-" in client.config(image)["Config"]["Env"]
+    wrong = client("build", *args, "--target", "onee", str(top), fails=True)
+    assert 'target stage "onee" could not be found' in wrong.stderr and "did you mean one?" in wrong.stderr
+    unused = client("build", "--build-arg", f"FROM_WHERE={client.base}", "--build-arg", "NOPE=1", str(top))
+    assert "[Warning] One or more build-args [NOPE] were not consumed" in unused.stdout + unused.stderr
+
+
+def test_limits_of_run(client: Client) -> None:
+    top = client.context(
+        "FROM BASE\n"
+        "RUN ulimit -n > /nofile; df -k /dev/shm | tail -1 | awk '{print $2}' > /shm; grep marker /etc/hosts > /hosts\n"
+        "RUN cat /sys/fs/cgroup/memory/memory.limit_in_bytes > /memory 2>/dev/null || "
+        "cat /sys/fs/cgroup/memory.max > /memory\n"
+        "RUN cat /sys/fs/cgroup/cpu/cpu.shares > /shares 2>/dev/null || true\n"
+        "RUN grep Cpus_allowed_list /proc/self/status | cut -f2 > /cpus\n"
+        "RUN ls /sys/class/net > /net\n"
+    )
+    image = client.build(
+        *("--ulimit", "nofile=123:456", "--shm-size", "3m", "--add-host", "marker:10.1.2.3"),
+        *("--memory", "64m", "--memory-swap", "64m", "--cpu-shares", "77", "--cpuset-cpus", "0", "--cpu-quota", "50000"),
+        *("--cpu-period", "100000", str(top)),
+    )
+    shown = client.sh(image, "cat /nofile /shm /hosts /memory /cpus /net").split()
+    assert shown == ["123", "3072", "10.1.2.3", "marker", str(64 << 20), "0", "lo"]
+    assert client.sh(image, "cat /shares").strip() in ("77", "")
+
+
+def test_dockerfile_elsewhere_and_from_stdin(client: Client) -> None:
+    top = client.context(None, f="hello")
+    outside = client.folder / "Other"
+    outside.write_text(f"FROM {client.base}\nCOPY f /f\n")
+    assert client.sh(client.build("-f", str(outside), str(top)), "cat /f") == "hello"
+    inside = top / "Named"
+    inside.write_text(f"FROM {client.base}\nCOPY f /named\n")
+    assert client.sh(client.build("-f", str(inside), str(top)), "cat /named") == "hello"
+    text = f"FROM {client.base}\nCOPY f /piped\n"
+    assert client.sh(client.build("-f", "-", str(top), input=text), "cat /piped") == "hello"
+    lone = client.build("-", input=f"FROM {client.base}\nRUN echo lone > /f\n")
+    assert client.sh(lone, "cat /f") == "lone\n"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "tar.gz"])
+def test_context_from_stdin(client: Client, pack: Any) -> None:
+    sent = pack(tar_of({"D": f"FROM {client.base}\nCOPY f /f\n", "f": "from a tar"}))
+    assert client.sh(client.build("-f", "D", "-", input=sent), "cat /f") == "from a tar"
+
+
+def test_ignore_files(client: Client) -> None:
+    top = client.context("FROM BASE\nCOPY . /c\n", a_txt="a", b_md="b", keep_md="k", _dockerignore="*.md\n!keep.md\nDockerfile\n")
+    shown = client.sh(client.build(str(top)), "ls -A /c").split()
+    assert shown == [".dockerignore", "a.txt", "keep.md"]
+    (top / "Second").write_text(f"FROM {client.base}\nCOPY . /c\n")
+    (top / "Second.dockerignore").write_text("*\n!a.txt\n")
+    assert client.sh(client.build("-f", str(top / "Second"), str(top)), "ls -A /c").split() == ["a.txt"]
+    (top / "Dockerfile").write_text(f"FROM {client.base}\nCOPY b.md /x\n")
+    failed = client("build", str(top), fails=True)
+    assert "COPY failed: file not found in build context or excluded by .dockerignore" in failed.stderr
+    assert ".dockerignore:1 leaves it out: *.md" in failed.stderr
+
+
+def test_squash_pull_rm_platform(client: Client) -> None:
+    top = client.context("FROM BASE\nRUN echo 1 > /1\nRUN echo 2 > /2 && rm /1\n")
+    image = client.build("--rm=false", "--force-rm", str(top))
+    assert len(client.config(image)["RootFS"]["Layers"]) == 3
+    assert client.daemon.json("GET", "/containers/json?all=1") == []
+    native = client.config(client.base)["Architecture"]
+    assert client.build("--platform", f"linux/{native}", str(top)) == image
+    foreign = client("build", "--platform", "linux/s390x", str(top), fails=True)
+    assert "can't run here" in foreign.stderr
+    pulled = client("build", "--pull", "--no-cache", str(top), fails=True)
+    assert "registry" in pulled.stderr or "pull" in pulled.stderr, pulled.stderr
+
+
+def test_failures(client: Client) -> None:
+    top = client.context("FROM BASE\nRUN echo before; exit 7\n")
+    failed = client("build", "--network", "none", str(top), fails=True)
+    assert failed.returncode == 7 and "before" in failed.stdout
+    assert "returned a non-zero code: 7" in failed.stderr and "Dockerfile:2" in failed.stderr
+    quiet = client("build", "-q", "--network", "none", str(top), fails=True)
+    assert "before" in quiet.stdout + quiet.stderr
+    top = client.context("FROM BASE\nCOPY. /app\n")
+    failed = client("build", str(top), fails=True)
+    assert "unknown instruction: COPY." in failed.stderr and "did you mean `COPY . /app`?" in failed.stderr
+    failed = client("build", str(client.folder / "nosuch"), fails=True)
+    assert "not found" in failed.stderr or "no such" in failed.stderr
+
+
+@pytest.fixture
+def ours(sampand: Daemon, busybox: str, tmp_path: Path) -> Client:
+    return Client(str(BIN / "sampan"), sampand, busybox, tmp_path)

@@ -1,4 +1,4 @@
-"""Facts about the machine: what ``docker info`` shows of kernel, memory, cgroups and file systems."""
+"""Facts about the machine: what ``docker info`` shows of kernel, memory, file systems."""
 
 from __future__ import annotations
 
@@ -71,33 +71,6 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
-
-
-class Cgroups:
-    """Which cgroup controllers the machine offers, on v1 (hybrid too) or v2."""
-
-    def __init__(self, root: Path = Path("/sys/fs/cgroup")) -> None:
-        self.root = root
-        self.version = "2" if (root / "cgroup.controllers").exists() else "1"
-        if self.version == "2":
-            self.controllers = frozenset((root / "cgroup.controllers").read_text().split())
-        else:
-            self.controllers = frozenset(path.name for path in root.iterdir() if path.is_dir())
-
-    def has(self, controller: str) -> bool:
-        """Whether the controller (``memory``, ``cpu``, ``pids`` …) can be used."""
-        return controller in self.controllers
-
-    def has_file(self, controller: str, name: str) -> bool:
-        """Whether cgroups of a v1 controller have the file ``name``."""
-        return self.version == "1" and (self.root / controller / name).exists()
-
-    @property
-    def swap(self) -> bool:
-        """Whether swap is accounted."""
-        if self.version == "2":
-            return self.has("memory") and Path("/proc/swaps").exists()
-        return self.has_file("memory", "memory.memsw.limit_in_bytes")
 
 
 _FILE_SYSTEMS = {

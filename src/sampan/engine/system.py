@@ -11,6 +11,7 @@ import sampan
 from sampan import errors
 from sampan.engine import machine
 from sampan.engine.config import EngineConfig
+from sampan.engine.containers import apparmor, cgroups, support
 from sampan.engine.containers.timestamps import rfc3339
 
 if TYPE_CHECKING:
@@ -162,19 +163,11 @@ def _driver_status(config: EngineConfig) -> list[list[str]]:
 
 
 def _kernel_features() -> dict[str, Any]:
-    cgroups = machine.Cgroups()
-    return {
-        "MemoryLimit": cgroups.has("memory"),
-        "SwapLimit": cgroups.swap,
-        "CpuCfsPeriod": cgroups.has("cpu"),
-        "CpuCfsQuota": cgroups.has("cpu"),
-        "CPUShares": cgroups.has("cpu"),
-        "CPUSet": cgroups.has("cpuset"),
-        "PidsLimit": cgroups.has("pids"),
-        "IPv4Forwarding": machine.ipv4_forwarding(),
-        "OomKillDisable": cgroups.has_file("memory", "memory.oom_control"),
-        "CgroupVersion": cgroups.version,
-    }
+    # Fields of info begin with a capital letter; the others are for its warnings.
+    found: dict[str, Any] = {name: value for name, value in support.features().items() if name[0].isupper()}
+    found["IPv4Forwarding"] = machine.ipv4_forwarding()
+    found["CgroupVersion"] = "2" if cgroups.is_v2() else "1"
+    return found
 
 
 def _registries(config: EngineConfig) -> dict[str, Any]:
@@ -206,8 +199,9 @@ def _by_version(config: EngineConfig, version: tuple[int, int]) -> dict[str, Any
 def security_options(config: EngineConfig) -> list[str]:
     """What guards containers by default, in dockerd's spelling."""
     profile = config.seccomp_profile or "builtin"
-    options = [f"name=seccomp,profile={profile}"]
-    if machine.Cgroups().version == "2":
+    options = ["name=apparmor"] if apparmor.supported() else []
+    options.append(f"name=seccomp,profile={profile}")
+    if cgroups.is_v2():
         options.append("name=cgroupns")
     if config.no_new_privileges:
         options.append("name=no-new-privileges")
@@ -215,7 +209,7 @@ def security_options(config: EngineConfig) -> list[str]:
 
 
 def _warnings(config: EngineConfig) -> list[str] | None:
-    features = _kernel_features()
+    features = support.features() | {"IPv4Forwarding": machine.ipv4_forwarding()}
     texts = {
         "MemoryLimit": "WARNING: No memory limit support",
         "SwapLimit": "WARNING: No swap limit support",
@@ -224,6 +218,12 @@ def _warnings(config: EngineConfig) -> list[str] | None:
         "CPUSet": "WARNING: No cpuset support",
         "PidsLimit": "WARNING: No pids limit support",
         "IPv4Forwarding": "WARNING: IPv4 forwarding is disabled",
+        "weight": "WARNING: No blkio weight support",
+        "weight_device": "WARNING: No blkio weight_device support",
+        "read_bps": "WARNING: No blkio throttle.read_bps_device support",
+        "write_bps": "WARNING: No blkio throttle.write_bps_device support",
+        "read_iops": "WARNING: No blkio throttle.read_iops_device support",
+        "write_iops": "WARNING: No blkio throttle.write_iops_device support",
     }
     found = [text for name, text in texts.items() if not features[name]]
     return found or None

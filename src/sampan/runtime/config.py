@@ -194,6 +194,9 @@ class ThrottleDevice(_Struct):
     rate: Annotated[int, Go("uint64")] = 0
 
 
+_Throttles = Annotated[list[ThrottleDevice] | None, Go("[]*blkiodev.ThrottleDevice")]
+
+
 class BindOptions(_Struct):
     """Options of a mount of type bind."""
 
@@ -298,11 +301,11 @@ class Resources(_Struct):
     nano_cpus: int = 0
     cgroup_parent: str = ""
     blkio_weight: Annotated[int, Go("uint16")] = 0
-    blkio_weight_device: list[WeightDevice] | None = None
-    blkio_device_read_bps: list[ThrottleDevice] | None = None
-    blkio_device_write_bps: list[ThrottleDevice] | None = None
-    blkio_device_read_iops: list[ThrottleDevice] | None = field(default=None, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[ThrottleDevice] | None = field(default=None, name="BlkioDeviceWriteIOps")
+    blkio_weight_device: Annotated[list[WeightDevice] | None, Go("[]*blkiodev.WeightDevice")] = None
+    blkio_device_read_bps: _Throttles = None
+    blkio_device_write_bps: _Throttles = None
+    blkio_device_read_iops: _Throttles = field(default=None, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: _Throttles = field(default=None, name="BlkioDeviceWriteIOps")
     cpu_period: int = 0
     cpu_quota: int = 0
     cpu_realtime_period: int = 0
@@ -319,7 +322,7 @@ class Resources(_Struct):
     memory_swappiness: int | None = None
     oom_kill_disable: bool | None = None
     pids_limit: int | None = None
-    ulimits: list[Ulimit] | None = None
+    ulimits: Annotated[list[Ulimit] | None, Go("[]*units.Ulimit")] = None
     cpu_count: int = 0
     cpu_percent: int = 0
     io_maximum_iops: Annotated[int, Go("uint64")] = field(default=0, name="IOMaximumIOps")

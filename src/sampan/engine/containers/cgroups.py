@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
+from sampan.engine.containers import realtime
 from sampan.kernel import bpf
 from sampan.runtime.config import Resources
 
@@ -168,8 +169,13 @@ class Cgroup:
         """Write the limits that ``resources`` has; 0 and None leave the kernel's default. OSError."""
         for kind, name, value in limits_v2(resources) if is_v2() else limits_v1(resources, self.directories):
             directory = self.directories.get("unified" if is_v2() else kind)
+            if name == "cpu.rt_runtime_us" and directory is not None:
+                realtime.make_room(str(directory), str(hierarchies()["cpu"]), int(value))
             if directory is not None and os.path.exists(f"{directory}/{name}"):
                 write(f"{directory}/{name}", value)
+            elif value not in ("-1", "max") and "weight" not in name:
+                # Of a weight's names one exists; all else was warned about when the container was made.
+                raise OSError(errno.ENOENT, f"{name} = {value}: this kernel has no such limit")
 
     def deny_devices(self, rules: Iterable[tuple[str, str]]) -> None:
         """Apply device rules (``allow``/``deny``, ``c 1:3 rwm``); the last that matches decides. OSError."""
@@ -334,6 +340,8 @@ def limits_v1(resources: Resources, directories: dict[str, str]) -> Limits:
     found: Limits = [
         *_memory_v1(resources, directories),
         *_when("cpu", "cpu.shares", resources.cpu_shares),
+        *_when("cpu", "cpu.rt_period_us", resources.cpu_realtime_period),
+        *_when("cpu", "cpu.rt_runtime_us", resources.cpu_realtime_runtime),
         *_when("cpu", "cpu.cfs_period_us", period),
         *_when("cpu", "cpu.cfs_quota_us", quota),
         *_when("cpuset", "cpuset.cpus", resources.cpuset_cpus),
@@ -341,6 +349,9 @@ def limits_v1(resources: Resources, directories: dict[str, str]) -> Limits:
         *_when("blkio", "blkio.weight", resources.blkio_weight),
         *_when("blkio", "blkio.bfq.weight", resources.blkio_weight),
     ]
+    for device in resources.blkio_weight_device or ():
+        text = f"{numbers(device.path)} {device.weight}"
+        found += [("blkio", "blkio.weight_device", text), ("blkio", "blkio.bfq.weight_device", text)]
     if resources.cpu_shares == 1:
         raise OSError(errno.EINVAL, "the minimum allowed cpu-shares is 2")
     if resources.pids_limit:
@@ -386,8 +397,13 @@ def limits_v2(resources: Resources) -> Limits:
         *_when("", "memory.low", resources.memory_reservation),
         *_when("", "cpuset.cpus", resources.cpuset_cpus),
         *_when("", "cpuset.mems", resources.cpuset_mems),
-        *_when("", "io.weight", resources.blkio_weight and 1 + (resources.blkio_weight - 10) * 9999 // 990),
+        *_when("", "io.bfq.weight", resources.blkio_weight),
+        *_when("", "io.weight", resources.blkio_weight and _weight_v2(resources.blkio_weight)),
     ]
+    for weight in resources.blkio_weight_device or ():
+        node = numbers(weight.path)
+        found.append(("", "io.bfq.weight", f"{node} {weight.weight}"))
+        found.append(("", "io.weight", f"{node} {_weight_v2(weight.weight)}"))
     if resources.memory_swap:
         swap = resources.memory_swap
         found.append(("", "memory.swap.max", "max" if swap < 0 else str(max(0, swap - resources.memory))))
@@ -405,6 +421,11 @@ def limits_v2(resources: Resources) -> Limits:
     ):
         found += [("", "io.max", f"{numbers(d.path)} {key}={d.rate}") for d in devices or ()]
     return found
+
+
+def _weight_v2(weight: int) -> int:
+    """Docker's weights go from 10 to 1000, those of io.weight from 1 to 10000."""
+    return 1 + (weight - 10) * 9999 // 990
 
 
 def _when(kind: str, name: str, value: int | str) -> Limits:

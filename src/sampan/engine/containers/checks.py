@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sampan import errors
-from sampan.engine.containers import logdriver, signals
-from sampan.runtime import capabilities
+from sampan.engine.containers import apparmor, logdriver, signals, support
+from sampan.runtime import capabilities, devices
 from sampan.runtime.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 
 _POLICIES = ("", "no", "always", "on-failure", "unless-stopped", "on-unhealthy")
@@ -19,7 +19,7 @@ def check_create(config: ContainerConfig, host: HostConfig) -> list[str]:
     check_config(config)
     check_host(host)
     check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
-    return check_resources(host)
+    return check_resources(host) + _security_warnings(host)
 
 
 def check_config(config: ContainerConfig) -> None:
@@ -62,6 +62,7 @@ def check_host(host: HostConfig) -> None:
     ipc = host.ipc_mode
     if ipc not in ("", "none", "host", "private", "shareable") and not ipc.startswith("container:"):
         raise errors.InvalidParameter(f"invalid IPC mode: {ipc}")
+    _check_namespaces(host)
     if not -1000 <= host.oom_score_adj <= 1000:
         raise errors.InvalidParameter(
             f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
@@ -86,18 +87,51 @@ def check_host(host: HostConfig) -> None:
         logdriver.check(host.log_config.type or "json-file", host.log_config.config or {})
 
 
+def _check_namespaces(host: HostConfig) -> None:
+    """Modes that are no words of Docker's: taken for the default they would be dropped in silence."""
+    if host.cgroupns_mode not in ("", "host", "private"):
+        raise errors.InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.pid_mode not in ("", "host") and not host.pid_mode.startswith("container:"):
+        raise errors.InvalidParameter(f"invalid PID mode: {host.pid_mode}")
+    if host.uts_mode not in ("", "host"):
+        raise errors.InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
+    if host.cgroup:
+        raise errors.InvalidParameter(
+            f"cgroup specification {host.cgroup} is not supported (HostConfig.Cgroup)"
+        )
+
+
+_SECURITY_OPTIONS = frozenset(
+    ("no-new-privileges", "seccomp", "label", "apparmor", "systempaths", "writable-cgroups")
+)
+_TRUTH = frozenset(("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"))
+
+
 def _check_security(host: HostConfig) -> None:
     for text in host.security_opt or ():
-        key = text.partition("=")[0].partition(":")[0]
-        if key not in (
-            "no-new-privileges",
-            "seccomp",
-            "label",
-            "apparmor",
-            "systempaths",
-            "writable-cgroups",
-        ):
+        if text in ("no-new-privileges", "writable-cgroups", "disable"):
+            continue
+        # The colon is from before 1.11; values have colons too, so the equals sign comes first.
+        key, mark, value = text.partition("=") if "=" in text else text.partition(":")
+        if not mark:
+            raise errors.SystemFailure(f'invalid --security-opt 1: "{text}"')
+        boolean = key in ("no-new-privileges", "writable-cgroups")
+        if key not in _SECURITY_OPTIONS or (boolean and value not in _TRUTH):
             raise errors.SystemFailure(f'invalid --security-opt 2: "{text}"')
+        if key == "systempaths" and value != "unconfined":
+            raise errors.SystemFailure(f'invalid --security-opt 2: "{text}"')
+
+
+def _security_warnings(host: HostConfig) -> list[str]:
+    """Guards that were asked for and that this machine doesn't have."""
+    warnings = []
+    for text in host.security_opt or ():
+        key, _, value = text.replace(":", "=", 1).partition("=")
+        if key == "label" and value != "disable":
+            warnings.append(f"SELinux is not used by this engine: {text} has no effect.")
+        if key == "apparmor" and value not in ("", "unconfined") and not apparmor.enabled():
+            warnings.append(f"AppArmor is not enabled on this machine: {text} has no effect.")
+    return warnings
 
 
 def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
@@ -118,24 +152,46 @@ def check_restart_policy(policy: RestartPolicy, *, auto_remove: bool) -> None:
 
 
 def check_resources(resources: Resources) -> list[str]:
-    """Limits; the warnings are about what this kernel can't do."""
+    """Limits; the warnings are about what this kernel can't do: that is taken out of ``resources``."""
     _check_memory(resources)
     _check_cpu(resources)
+    _check_realtime(resources)
     _check_cpuset(resources)
-    warnings = []
-    if resources.blkio_weight:
-        if not 10 <= resources.blkio_weight <= 1000:
-            raise errors.InvalidParameter("Range of blkio weight is from 10 to 1000")
-        warnings.append(
-            "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
-        )
-        resources.blkio_weight = 0
-    return warnings
+    _check_block_io(resources)
+    for rule in resources.device_cgroup_rules or ():
+        devices.parse_rule(rule)
+    return support.discard(resources)
+
+
+def _check_block_io(resources: Resources) -> None:
+    if resources.blkio_weight and not 10 <= resources.blkio_weight <= 1000:
+        raise errors.InvalidParameter("Range of blkio weight is from 10 to 1000")
+    for device in resources.blkio_weight_device or ():
+        if not 10 <= device.weight <= 1000:
+            raise errors.InvalidParameter(f"Range of blkio weight of {device.path} is from 10 to 1000")
+    for words, value in (
+        ("bandwidth", resources.io_maximum_bandwidth),
+        ("IOPs", resources.io_maximum_iops),
+    ):
+        if value:
+            raise errors.InvalidParameter(
+                f"invalid QoS settings: linux does not support configuration of maximum {words}"
+            )
+
+
+def _check_realtime(resources: Resources) -> None:
+    period, runtime = resources.cpu_realtime_period, resources.cpu_realtime_runtime
+    if not period and not runtime:
+        return
+    if not support.has("cpu.rt_runtime_us"):
+        raise errors.InvalidParameter("kernel does not support CPU real-time scheduler")
+    if period and runtime > period:
+        raise errors.InvalidParameter("cpu real-time runtime cannot be higher than cpu real-time period")
 
 
 def _check_memory(resources: Resources) -> None:
     memory, swap, reserved = resources.memory, resources.memory_swap, resources.memory_reservation
-    if 0 < memory < _SMALLEST_MEMORY:
+    if memory and memory < _SMALLEST_MEMORY:
         raise errors.InvalidParameter("Minimum memory limit allowed is 6MB")
     if memory > 0 and 0 < swap < memory:
         raise errors.InvalidParameter(
@@ -146,9 +202,11 @@ def _check_memory(resources: Resources) -> None:
             "You should always set the Memory limit when using Memoryswap limit, see usage"
         )
     swappiness = resources.memory_swappiness
+    if 0 < resources.kernel_memory < _SMALLEST_MEMORY:
+        raise errors.InvalidParameter("Minimum kernel memory limit allowed is 6MB")
     if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
         raise errors.InvalidParameter(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
-    if 0 < reserved < _SMALLEST_MEMORY:
+    if reserved and reserved < _SMALLEST_MEMORY:
         raise errors.InvalidParameter("Minimum memory reservation allowed is 6MB")
     if 0 < memory < reserved:
         raise errors.InvalidParameter(

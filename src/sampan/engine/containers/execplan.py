@@ -68,5 +68,6 @@ def build(
         "stdin": config.attach_stdin and attached,
         "stdin_once": True,
         "log": None,
-        **launchspec.rights(containers, host, privileged=host.privileged or config.privileged),
+        "bound": exec_.bound,
+        **launchspec.rights(containers, host, exec_privileged=config.privileged),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sampan import gojson
-from sampan.engine.containers import sizes
+from sampan.engine.containers import apparmor, sizes
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, Health, MountPoint, State
 from sampan.engine.containers.timestamps import rfc3339
@@ -62,11 +62,22 @@ def base(containers: Containers, container: Container) -> dict[str, Any]:
         "Platform": container.platform,
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": apparmor_profile(container),
         "ExecIDs": containers.exec_ids(container) or None,
         "HostConfig": host,
         "GraphDriver": graph_document(containers, container),
     }
+
+
+def apparmor_profile(container: Container) -> str:
+    """The profile that the container runs under, where the machine has AppArmor."""
+    named = ""
+    for text in container.host.security_opt or ():
+        key, _, value = text.replace(":", "=", 1).partition("=")
+        named = value if key == "apparmor" else named
+    if not apparmor.enabled():
+        return named
+    return apparmor.chosen(named, privileged=container.host.privileged) or "unconfined"
 
 
 def link_names(containers: Containers, container: Container) -> list[str] | None:

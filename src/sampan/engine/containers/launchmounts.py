@@ -61,7 +61,16 @@ def plan(containers: Containers, container: Container, cgroup_path: str) -> dict
 
 def _readonly_cgroup_root(host: HostConfig) -> list[str]:
     """v1: the directory of the hierarchies is a tmpfs, made read-only once they are mounted in it."""
-    return [] if host.privileged or cgroups.is_v2() else ["/sys/fs/cgroup"]
+    return [] if _cgroups_writable(host) or cgroups.is_v2() else ["/sys/fs/cgroup"]
+
+
+def _cgroups_writable(host: HostConfig) -> bool:
+    """Whether the container may write to its control groups: ``--security-opt writable-cgroups[=bool]``."""
+    for text in host.security_opt or ():
+        key, mark, value = text.partition("=" if "=" in text else ":")
+        if key == "writable-cgroups":
+            return not mark or value.lower() in ("1", "t", "true")
+    return host.privileged
 
 
 def _root_propagation(container: Container) -> int:
@@ -77,12 +86,13 @@ def system_mounts(host: HostConfig, cgroup_path: str) -> list[list[Any]]:
     """/proc, /dev and below, /sys with the control groups."""
     pts = "newinstance,ptmxmode=0666,mode=0620,gid=5"
     sys_flags = _HARDENED if host.privileged else _HARDENED | mounts.MS_RDONLY
+    group_flags = _HARDENED if _cgroups_writable(host) else _HARDENED | mounts.MS_RDONLY
     found: list[list[Any]] = [
         ["fs", "proc", "proc", "/proc", _HARDENED, ""],
         ["fs", "tmpfs", "tmpfs", "/dev", mounts.MS_NOSUID | mounts.MS_STRICTATIME, "mode=755,size=65536k"],
         ["fs", "devpts", "devpts", "/dev/pts", mounts.MS_NOSUID | mounts.MS_NOEXEC, pts],
         _sysfs(host, sys_flags),
-        *_cgroup_mounts(cgroup_path, sys_flags),
+        *_cgroup_mounts(cgroup_path, group_flags),
     ]
     if host.ipc_mode == "host":
         # A new mount in the host's namespace shows the host's queues, mounted there or not.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.engine.containers import launchmounts, logdriver
+from sampan.engine.containers import apparmor, launchmounts, logdriver
 from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
@@ -196,7 +196,7 @@ def build(
         "rlimits": rlimits(containers, host),
         "umask": 0o022,
         "default_home": True,
-        **rights(containers, host, privileged=host.privileged),
+        **rights(containers, host),
     }
     plan |= launchmounts.plan(containers, container, cgroup.path)
     return plan, plan
@@ -235,29 +235,32 @@ def rlimits(containers: Containers, host: HostConfig) -> list[list[int]]:
     return [[_RLIMITS[name], soft, hard] for name, (soft, hard) in wanted.items() if name in _RLIMITS]
 
 
-def rights(containers: Containers, host: HostConfig, *, privileged: bool) -> Plan:
-    """Capabilities, seccomp program, no-new-privileges, AppArmor profile."""
+def rights(containers: Containers, host: HostConfig, *, exec_privileged: bool = False) -> Plan:
+    """Capabilities, seccomp program, no-new-privileges, AppArmor profile.
+
+    A privileged exec has all capabilities; filter and profile stay those of its container, as in Docker.
+    """
+    privileged = host.privileged
     names = capabilities.granted(host.cap_add, host.cap_drop, privileged=privileged)
-    bits = capabilities.mask(names)
+    bits = capabilities.mask(capabilities.granted(None, None, privileged=True) if exec_privileged else names)
     options = security_options(containers, host)
     return {
         "caps": {"bounding": bits, "effective": bits, "permitted": bits, "inheritable": 0, "ambient": 0},
         "no_new_privs": options["no_new_privileges"],
         # A privileged container has a filter only if one was asked for by name.
         "seccomp": None if privileged and not options["own_seccomp"] else _filter(options["seccomp"], names),
-        "apparmor": _apparmor(options["apparmor"]),
+        "apparmor": _apparmor(options["apparmor"], privileged=privileged),
     }
 
 
-def _apparmor(profile: str) -> str | None:
-    """The profile to enter, where the machine has AppArmor; elsewhere the option means nothing, as in Docker."""
-    if profile in ("", "unconfined"):
+def _apparmor(named: str, *, privileged: bool) -> str | None:
+    """The profile to enter; on a machine without AppArmor none, as in Docker (create has warned)."""
+    if not apparmor.enabled():
         return None
-    try:
-        enabled = Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
-    except OSError:
-        enabled = False
-    return profile if enabled else None
+    profile = apparmor.chosen(named, privileged=privileged)
+    if profile == apparmor.DEFAULT:
+        apparmor.ensure_default()
+    return None if profile in ("", "unconfined") else profile
 
 
 def security_options(containers: Containers, host: HostConfig) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import copy
 import msgspec
 
 from sampan import errors
-from sampan.engine.containers import checks
+from sampan.engine.containers import checks, lifecycle
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.runtime.config import HostConfig, Resources, UpdateRequest
+
+_FIXED = frozenset(("cgroup_parent", "devices", "device_cgroup_rules", "device_requests", "ulimits"))
 
 
 async def update(containers: Containers, reference: str, request: UpdateRequest) -> list[str]:
@@ -22,6 +24,7 @@ async def update(containers: Containers, reference: str, request: UpdateRequest)
     """
     container = containers.get(reference)
     live = containers.live(container)
+    _check_changeable(request)
     warnings = checks.check_resources(request)
     checks.check_restart_policy(request.restart_policy, auto_remove=container.host.auto_remove)
     async with live.lock:
@@ -37,8 +40,19 @@ async def update(containers: Containers, reference: str, request: UpdateRequest)
                 raise errors.SystemFailure(f"cannot update container {container.id}: {problem}") from problem
         container.host = changed
         containers.registry.save(container)
+        if container.state.status == "restarting" and changed.restart_policy.name in ("", "no"):
+            lifecycle.give_up(containers, container, live)
     containers.publish(container, "update")
     return warnings
+
+
+def _check_changeable(request: UpdateRequest) -> None:
+    """Members of Resources that only a new container can have: refused, never taken and forgotten."""
+    for field in msgspec.structs.fields(Resources):
+        if field.name in _FIXED and getattr(request, field.name):
+            raise errors.InvalidParameter(
+                f"{field.encode_name} can't be changed by update", hint="Make the container anew."
+            )
 
 
 def merged(container: Container, request: UpdateRequest) -> HostConfig:

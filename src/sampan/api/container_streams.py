@@ -124,6 +124,9 @@ async def logs(engine: Engine, request: Request) -> Response | StreamResponse:
         follow=query.bool("follow"),
         timestamps=query.bool("timestamps"),
         details=query.bool("details"),
+        # Docker's command line doesn't see where frames end, and takes seconds for a million of them;
+        # docker-py, for one, gives them to its caller one by one.
+        merge=request.headers.get("user-agent", "").startswith("Docker-Client/"),
     )
     logs_.check_readable(container)
     chunks: AsyncIterator[bytes] = logs_.of_container(engine.containers, container, options)

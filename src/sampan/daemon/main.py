@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sampan.kernel import memory
 
     memory.use_one_arena()
+    memory.keep(16 << 20)  # what is free goes back in quiet moments, see daemon.quiet
     logs.set_up(settings.log_level, settings.log_format)
     try:
         return _run(Daemon(settings, words).run())

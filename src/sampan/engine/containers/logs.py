@@ -13,6 +13,7 @@ from urllib.parse import quote_plus
 import msgspec
 
 from sampan import errors
+from sampan.engine.containers import logruns
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.logfiles import LogFiles
 from sampan.engine.containers.record import Container
@@ -35,7 +36,10 @@ class Line(msgspec.Struct):
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a reader wants: streams, times in ns since 1970 (0: no bound), ``tail`` None for all lines."""
+    """What a reader wants: streams, times in ns since 1970 (0: no bound), ``tail`` None for all lines.
+
+    ``merge``: one frame may hold many lines of a stream.
+    """
 
     stdout: bool = True
     stderr: bool = True
@@ -45,6 +49,7 @@ class LogOptions:
     follow: bool = False
     timestamps: bool = False
     details: bool = False
+    merge: bool = False
 
 
 class Formatter:
@@ -62,22 +67,60 @@ class Formatter:
 
     def format(self, block: bytes) -> bytes:
         """The output for a block of complete records. Sets ``finished`` once ``until`` has passed."""
-        lines = self._records(block)
+        out: list[bytes] = []
+        for part in [block] if self._options.details else logruns.split(block):
+            if isinstance(part, bytes):
+                self._add_lines(self._records(part), out)
+            else:
+                self._add_run(part, out)
+            if self.finished:
+                break
+        return b"".join(out)
+
+    def _add_lines(self, lines: list[Line], out: list[bytes]) -> None:
         if self._options.since_ns or self._options.until_ns:
             lines = self._within(lines)
         decorated = self._options.timestamps or self._options.details
-        frames = []
-        pack, tty, wanted = _HEAD.pack, self._tty, self._wanted
+        wanted = self._wanted
+        gathered: dict[str, list[bytes]] = {}
         for line in lines:
             if line.stream not in wanted:
                 continue
             data = line.log.encode("utf-8", "surrogatepass")
             if decorated:
                 data = self._prefix(line) + data
-            if not tty:
-                frames.append(pack(_STREAMS[line.stream], len(data)))
-            frames.append(data)
-        return b"".join(frames)
+            if line.stream not in gathered:
+                self._add(gathered, out)
+                gathered = {line.stream: []}
+            gathered[line.stream].append(data)
+        self._add(gathered, out)
+
+    def _add(self, gathered: dict[str, list[bytes]], out: list[bytes]) -> None:
+        """Frame the lines of one stream."""
+        for stream, lines in gathered.items():
+            if self._tty:
+                out += lines
+            elif self._options.merge:
+                data = b"".join(lines)
+                out += (_HEAD.pack(_STREAMS[stream], len(data)), data)
+            else:
+                number, pack = _STREAMS[stream], _HEAD.pack
+                out += [pack(number, len(line)) + line for line in lines]
+
+    def _add_run(self, run: logruns.Run, out: list[bytes]) -> None:
+        if not self._is_within(run.time) or run.stream not in self._wanted:
+            return
+        text = run.text
+        if self._options.timestamps:
+            prefix = f"{_nine_digits(run.time)} ".encode()
+            first = b"" if self._open_line.get(run.stream) else prefix
+            text = first + text[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+            self._open_line[run.stream] = False
+        if self._tty or self._options.merge:
+            self._add({run.stream: [text]}, out)
+            return
+        number, pack = _STREAMS[run.stream], _HEAD.pack
+        out += [pack(number, len(line) + 1) + line + b"\n" for line in text[:-1].split(b"\n")]
 
     def seconds_left(self) -> float | None:
         """Seconds until the moment ``until``; None when there is no such bound."""
@@ -107,15 +150,23 @@ class Formatter:
 
     def _within(self, lines: list[Line]) -> list[Line]:
         chosen = []
+        last, good = "", False
         for line in lines:
-            when = parse_rfc3339(line.time)
-            if when < self._options.since_ns:
-                continue
-            if self._options.until_ns and when > self._options.until_ns:
-                self.finished = True
+            if line.time != last:  # many lines come at once
+                last, good = line.time, self._is_within(line.time)
+            if self.finished:
                 break
-            chosen.append(line)
+            if good:
+                chosen.append(line)
         return chosen
+
+    def _is_within(self, stamp: str) -> bool:
+        """Whether a time is between ``since`` and ``until``; ``finished`` when it is after that."""
+        if not self._options.since_ns and not self._options.until_ns:
+            return True
+        when = parse_rfc3339(stamp)
+        self.finished = bool(self._options.until_ns) and when > self._options.until_ns
+        return when >= self._options.since_ns and not self.finished
 
     def _prefix(self, line: Line) -> bytes:
         """Time and details, only where a line begins: never in the middle of one over 16 KiB."""

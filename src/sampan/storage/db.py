@@ -97,9 +97,14 @@ class Database:
             return self._connection.execute(statement, parameters).fetchall()
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> int:
-        """One writing statement in a transaction of its own; the number of rows it changed."""
-        with self.transaction() as tx:
-            return tx.execute(statement, parameters).rowcount
+        """One writing statement, in the open transaction or one of its own; the number of rows it changed."""
+        with self._lock:
+            try:
+                return self._connection.execute(statement, parameters).rowcount
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL and self._depth == 0:
+                    raise self._full() from error
+                raise
 
     def close(self) -> None:
         """Write the log back and close; further use raises sqlite3.ProgrammingError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, Health, MountPoint, State
 from sampan.engine.containers.registry import new_id
 from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig, LogConfig, with_defaults
+from sampan.storage.removal import remove_tree
 
 if TYPE_CHECKING:
     from sampan.images.store import Image
@@ -45,7 +47,10 @@ async def create(
     warnings += containers.networks.check(container.config, container.host, request.networking_config)
     container.mounts = mounts.collect(container.config, container.host, containers.get)
     _check_volumes(containers, container)
-    await _make(containers, container)
+    if container.config.working_dir or container.mounts:
+        await _make(containers, container)
+    else:
+        _make_plain(containers, container)
     containers.publish(container, "create")
     return container, warnings
 
@@ -177,14 +182,30 @@ async def _make(containers: Containers, container: Container) -> None:
         with ExitStack() as undo:
             undo.callback(_unmake, containers, container)
             _make_volumes(containers, container)
-            if container.config.working_dir or container.mounts:
-                await asyncio.to_thread(prepare_directories, containers, container)
-            else:  # three directories: less than the way to a thread and back
-                prepare_directories(containers, container)
+            await asyncio.to_thread(prepare_directories, containers, container)
             containers.registry.finish(container)
             undo.pop_all()
     except OSError as problem:
         raise errors.SystemFailure(f"creating the container failed: {problem}") from problem
+
+
+def _make_plain(containers: Containers, container: Container) -> None:
+    """Three directories and a row: less than the way to a thread and back.
+
+    Directories that a crash leaves without a row are removed at the next start.
+    """
+    try:
+        with containers.db.transaction():
+            containers.leases.hold(f"container:{container.id}", layers=_chains(container))
+            prepare_directories(containers, container)
+            containers.registry.add(container)
+    except BaseException as problem:
+        containers.registry.drop(container)
+        with contextlib.suppress(OSError):
+            remove_tree(str(containers.state_dir(container.id)))
+        if isinstance(problem, OSError):
+            raise errors.SystemFailure(f"creating the container failed: {problem}") from problem
+        raise
 
 
 def _chains(container: Container) -> list[str]:

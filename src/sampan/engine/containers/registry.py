@@ -93,13 +93,21 @@ class Registry:
     def begin(self, container: Container) -> None:
         """Reserve the name and note that ``container`` is being made. Conflict when the name is taken."""
         self.check_free(container.name)
-        with self._db.transaction() as tx:
-            tx.execute(
-                "INSERT INTO containers (id, name, making, record) VALUES (?, ?, 1, ?)",
-                (container.id, container.name, msgspec.json.encode(container)),
-            )
-        self._names[container.name] = container.id
+        self._insert(container, making=True)
         self._making[container.id] = container
+
+    def add(self, container: Container) -> None:
+        """Store a container that is made and needs nothing more. Conflict when the name is taken."""
+        self.check_free(container.name)
+        self._insert(container, making=False)
+        self._by_id[container.id] = container
+
+    def _insert(self, container: Container, *, making: bool) -> None:
+        self._db.execute(
+            "INSERT INTO containers (id, name, making, record) VALUES (?, ?, ?, ?)",
+            (container.id, container.name, making, msgspec.json.encode(container)),
+        )
+        self._names[container.name] = container.id
 
     def check_free(self, name: str) -> None:
         """Conflict in Docker's words when a container has this name."""
@@ -122,11 +130,10 @@ class Registry:
             self._write(container)
 
     def _write(self, container: Container) -> None:
-        with self._db.transaction() as tx:
-            tx.execute(
-                "UPDATE containers SET making = 0, name = ?, record = ? WHERE id = ?",
-                (container.name, msgspec.json.encode(container), container.id),
-            )
+        self._db.execute(
+            "UPDATE containers SET making = 0, name = ?, record = ? WHERE id = ?",
+            (container.name, msgspec.json.encode(container), container.id),
+        )
 
     def rename(self, container: Container, name: str) -> None:
         """Give the container another, free name. Conflict when it is taken."""

@@ -174,13 +174,11 @@ class Store:
 
     def save_sandbox(self, sandbox: Sandbox) -> None:
         """Store a sandbox, new or changed."""
-        with self._db.transaction() as tx:
-            tx.execute(
-                "INSERT OR REPLACE INTO sandboxes (container, record) VALUES (?, ?)",
-                (sandbox.container, msgspec.json.encode(sandbox)),
-            )
+        self._db.execute(
+            "INSERT OR REPLACE INTO sandboxes (container, record) VALUES (?, ?)",
+            (sandbox.container, msgspec.json.encode(sandbox)),
+        )
 
     def delete_sandbox(self, container: str) -> None:
         """Forget a sandbox."""
-        with self._db.transaction() as tx:
-            tx.execute("DELETE FROM sandboxes WHERE container = ?", (container,))
+        self._db.execute("DELETE FROM sandboxes WHERE container = ?", (container,))

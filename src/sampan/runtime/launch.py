@@ -104,7 +104,7 @@ def _join(plan: Plan, origin: Origin, report: steps.Report) -> None:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             namespaces.setns(fd, flag)
             os.close(fd)
-    if rootfs.shares_mounts(plan):
+    if rootfs.needs_host_mounts(plan):
         report.at("setns", "mnt")
         namespaces.setns(origin.host_mounts, namespaces.CLONE_NEWNS)
     os.close(origin.host_mounts)

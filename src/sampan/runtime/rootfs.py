@@ -45,9 +45,12 @@ def assemble(plan: Plan, at: At) -> int:
     return root
 
 
-def shares_mounts(plan: Plan) -> bool:
-    """Whether a bind mount shares later mounts with the host: it is taken from the host's namespace then."""
-    return any(_is_shared(entry) for entry in plan.get("mounts", ()))
+def needs_host_mounts(plan: Plan) -> bool:
+    """Whether mounts are taken from the host's own namespace: shared ones, and what may be mounted by now.
+
+    The zygote's namespace is a copy that gets later mounts only where the host's mounts are shared.
+    """
+    return bool(plan.get("host_mounts")) or any(_is_shared(entry) for entry in plan.get("mounts", ()))
 
 
 def restrict(root: int, plan: Plan, at: At) -> None:
@@ -92,7 +95,7 @@ def _is_shared(entry: list[Any]) -> bool:
 
 def _take_shared(plan: Plan, at: At) -> dict[int, int]:
     """Copies of the sources that stay shared with the host, by index; all other mounts become slaves then."""
-    if not shares_mounts(plan):
+    if not needs_host_mounts(plan):
         return {}
     trees = {}
     for index, entry in enumerate(plan["mounts"]):
@@ -254,5 +257,7 @@ def _mask(root: int, path: str, empty: int) -> int:
         tree = mounts.open_tree(empty, "", mounts.OPEN_TREE_CLONE)
     else:
         tree = mounts.open_tree(-1, "/dev/null", mounts.OPEN_TREE_CLONE)
+        # It is the host's own node: the container's root must not change its mode or owner.
+        mounts.set_attributes(tree, add=mounts.MOUNT_ATTR_RDONLY)
     _attach(tree, place)
     return empty

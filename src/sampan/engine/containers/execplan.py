@@ -58,7 +58,7 @@ def build(
         "env": merge_env(config.env, environment),
         "user": {
             "name": config.user or container.config.user,
-            "groups": [] if config.user else list(host.group_add or ()),
+            "groups": list(host.group_add or ()),
         },
         "rlimits": launchspec.rlimits(containers, host),
         "umask": 0o022,

@@ -42,7 +42,7 @@ _PROPAGATION = {
 
 
 def plan(containers: Containers, container: Container, cgroup_path: str) -> dict[str, Any]:
-    """``mounts``, ``devices``, ``symlinks``, ``masked``, ``readonly_paths``, ``propagation``."""
+    """``mounts``, ``devices``, ``symlinks``, ``masked``, ``readonly_paths``, ``propagation``, ``host_mounts``."""
     host = container.host
     found = [
         *system_mounts(host, cgroup_path),
@@ -56,6 +56,7 @@ def plan(containers: Containers, container: Container, cgroup_path: str) -> dict
         "masked": list(host.masked_paths or ()),
         "readonly_paths": [*(host.readonly_paths or ()), *_readonly_cgroup_root(host)],
         "propagation": _root_propagation(container),
+        "host_mounts": any(point.type in ("bind", "volume") for point in container.mounts),
     }
 
 
@@ -180,6 +181,8 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
     if point.type == "image":
         return _image(containers, point)
     flags = 0 if point.rw else mounts.MS_RDONLY
+    if flags and point.recursive and point.read_only_recursive:
+        flags |= mounts.MS_REC
     source = point.source
     if point.subpath:
         source = str(_inside(Path(source), point.subpath))

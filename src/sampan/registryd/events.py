@@ -146,9 +146,9 @@ class _Endpoint:
             log.warning("events to %s: %s (%d were dropped so far)", self._url, problem, self._dropped)
             with self._changed:
                 self._queue.extendleft(reversed(batch))
-                if self._ending:
-                    return
-                self._changed.wait_for(lambda: self._ending, _PAUSES[min(failures, len(_PAUSES) - 1)])
+                pause = _PAUSES[0 if self._ending else min(failures, len(_PAUSES) - 1)]
+                ending = self._ending
+                self._changed.wait_for(lambda: self._ending and not ending, pause)
             failures += 1
 
     def _deliver(self, pool: Any, batch: list[dict[str, Any]]) -> str:

@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
         for listening in sockets:
             server.listen(listening)
         _say_ready(sockets, tls is not None)
-        _until_end(settings, tls, users, collector)
+        _until_end(settings, server, users, collector)
         server.close()
     return 0
 
@@ -159,15 +159,11 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    _load_certificate(context, settings)
-    return context
-
-
-def _load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise errors.InvalidParameter(f"could not load X509 key pair: {error}") from error
+    return context
 
 
 def _listen(addresses: Sequence[str]) -> list[socket.socket]:
@@ -220,13 +216,11 @@ def _say_ready(sockets: Sequence[socket.socket], tls: bool) -> None:
     systemd.notify(f"READY=1\nMAINPID={os.getpid()}")
 
 
-def _until_end(
-    settings: Settings, tls: ssl.SSLContext | None, users: Users | None, collector: Collector | None
-) -> None:
+def _until_end(settings: Settings, server: Server, users: Users | None, collector: Collector | None) -> None:
     while True:
         number = signal.sigwait(_SIGNALS)
         if number == signal.SIGHUP:
-            _reload(settings, tls, users)
+            _reload(settings, server, users)
         elif number == signal.SIGUSR1:
             if collector is not None:
                 collector.now()
@@ -234,12 +228,11 @@ def _until_end(
             return
 
 
-def _reload(settings: Settings, tls: ssl.SSLContext | None, users: Users | None) -> None:
+def _reload(settings: Settings, server: Server, users: Users | None) -> None:
     try:
         if users is not None:
             users.reload()
-        if tls is not None:
-            _load_certificate(tls, settings)
+        server.tls = _tls(settings)
     except errors.SampanError as error:
         log.error("nothing was reloaded: %s", error)
     else:

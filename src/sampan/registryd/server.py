@@ -20,7 +20,10 @@ _HANDSHAKE = 20.0
 
 
 class Server:
-    """Serves on bound, listening sockets until ``close``. ``handle`` is called in the connections' threads."""
+    """Serves on bound, listening sockets until ``close``. ``handle`` is called in the connections' threads.
+
+    ``tls`` may be replaced at any time: connections that come later begin with the new one.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Server:
         timeouts: Timeouts | None = None,
         most: int = MOST,
     ) -> None:
-        self._handle, self._tls = handle, tls
+        self._handle, self.tls = handle, tls
         self._timeouts = timeouts or Timeouts()
         self._slots = threading.BoundedSemaphore(most)
         self._lock = threading.Lock()
@@ -68,9 +71,10 @@ class Server:
         try:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._tls is not None:
+                tls = self.tls
+                if tls is not None:
                     sock.settimeout(_HANDSHAKE)
-                    sock = self._tls.wrap_socket(sock, server_side=True)
+                    sock = tls.wrap_socket(sock, server_side=True)
                 self._serve(Connection(sock, peer, self._timeouts, self._handle))
         except Exception:
             log.exception("serving %s", peer)

@@ -1,0 +1,190 @@
+"""``serve-registry`` over time: collection beside traffic, usage, notifications."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import BIN
+from tests.registry.serving import INDEX, MANIFEST, Served, digest_of
+
+
+def blobs(served: Served) -> set[str]:
+    return {f"sha256:{path.name}" for path in (served.data / "blobs" / "sha256").iterdir()}
+
+
+def collected(served: Served, gone: Callable[[], bool]) -> bool:
+    """Whether it is gone soon after the server was told to collect."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        served.signal(signal.SIGUSR1)
+        if gone():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_what_nothing_needs_goes(serve: Callable[..., Served]) -> None:
+    served = serve("--unneeded-life", "0s")
+    kept, _ = served.image("a", "kept", layer=b"kept")
+    lost, _ = served.image("a", "lost", layer=b"lost")
+    served.ask("DELETE", f"/v2/a/manifests/{lost}")
+    time.sleep(1.1)  # lives are counted in whole seconds
+    assert collected(served, lambda: digest_of(b"lost") not in blobs(served))
+    assert lost not in blobs(served)
+    assert {kept, digest_of(b"kept")} <= blobs(served)
+    assert served.ask("GET", f"/v2/a/blobs/{digest_of(b'kept')}").status == 200
+    assert served.ask("GET", f"/v2/a/blobs/{digest_of(b'lost')}").status == 404
+
+
+def test_what_another_repository_has_stays(serve: Callable[..., Served]) -> None:
+    served = serve("--unneeded-life", "0s")
+    one, _ = served.image("a", "x", layer=b"shared")
+    served.image("b", "x", layer=b"shared")
+    served.ask("DELETE", f"/v2/a/manifests/{one}")
+    time.sleep(1.1)
+    place = f"/v2/a/blobs/{digest_of(b'shared')}"
+    assert collected(served, lambda: served.ask("HEAD", place).status == 404)
+    assert served.ask("GET", f"/v2/b/blobs/{digest_of(b'shared')}").data == b"shared"
+    assert served.ask("GET", "/v2/b/manifests/x").status == 200
+
+
+def test_fresh_blobs_have_a_day(serve: Callable[..., Served]) -> None:
+    served = serve()
+    digest = served.blob("a", b"on its way")
+    for _ in range(3):
+        served.signal(signal.SIGUSR1)
+        time.sleep(0.1)
+    assert served.ask("HEAD", f"/v2/a/blobs/{digest}").status == 200
+
+
+def test_abandoned_uploads_go(serve: Callable[..., Served]) -> None:
+    served = serve()
+    old, young = served.begin("a"), served.begin("a")
+    served.ask("PATCH", old, b"never finished")
+    served.ask("PATCH", young, b"to be finished")
+    folder = served.data / "uploads"
+    path = next(folder.glob(f"{old.rpartition('/')[2]}*"))
+    os.utime(path, (time.time() - 25 * 3600,) * 2)
+    assert collected(served, lambda: not path.exists())
+    assert served.ask("GET", old).status == 404
+    assert served.ask("PUT", f"{young}?digest={digest_of(b'to be finished')}").status == 201
+
+
+def test_untagged_manifests_stay_unless_told(serve: Callable[..., Served]) -> None:
+    served = serve("--untagged-life", "0s", "--unneeded-life", "0s")
+    child, raw = served.image("a", layer=b"child")
+    entry = {"mediaType": MANIFEST, "digest": child, "size": len(raw)}
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
+    assert served.put("a", "multi", index, INDEX).status == 201
+    about, _ = served.image("a", layer=b"sbom", subject=entry)
+    loose, _ = served.image("a", layer=b"loose")
+    time.sleep(1.1)
+    assert collected(served, lambda: loose not in blobs(served))
+    assert {child, about, digest_of(b"child"), digest_of(b"sbom")} <= blobs(served)
+    served.ask("DELETE", "/v2/a/manifests/multi")
+    assert collected(served, lambda: not blobs(served))
+
+
+def test_pushing_goes_on_during_collections(serve: Callable[..., Served]) -> None:
+    """With lives of no length the collector races with every push; what was acknowledged with a manifest stays."""
+    served = serve("--unneeded-life", "1s", "--collect-every", "10ms")
+    stop, lost = threading.Event(), []
+
+    def push(number: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            turn += 1
+            layer = f"{number} {turn % 3}".encode()  # the same content comes and goes
+            digest, _ = served.image(f"r{number % 2}", f"t{number}", layer=layer)
+            for path in (f"manifests/{digest}", f"blobs/{digest_of(layer)}"):
+                if served.ask("GET", f"/v2/r{number % 2}/{path}").status != 200:
+                    lost.append((number, turn, path))
+            served.ask("DELETE", f"/v2/r{number % 2}/manifests/{digest}")
+
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(4)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert lost == []
+    assert served.errors() == "" or "Traceback" not in served.errors()
+
+
+def test_usage(served: Served) -> None:
+    layer = b"x" * 1000
+    served.image("a", "one", "two", layer=layer)
+    served.image("b", "one", layer=layer + b"y" * 500)
+    found = served.usage()
+    assert found["a"]["tags"] == 2 and found["a"]["manifests"] == 1 and found["a"]["blobs"] == 3
+    shared = len(json.dumps({"architecture": "amd64", "os": "linux"}))
+    assert found["a"]["size"] - found["a"]["unshared"] == shared
+    assert found["b"]["size"] - found["a"]["size"] in range(500, 510)
+    command = [BIN / "sampan", "serve-registry", "--data", served.data, "--usage"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[0].split() == ["REPOSITORY", "TAGS", "MANIFESTS", "BLOBS", "SIZE", "UNSHARED"]
+    assert shown[1].split()[:4] == ["a", "2", "1", "3"]
+
+
+class Listener(ThreadingHTTPServer):
+    """Collects events; the first answers are errors."""
+
+    daemon_threads = True
+
+    def __init__(self, failures: int) -> None:
+        super().__init__(("127.0.0.1", 0), Hook)
+        self.failures = failures
+        self.events: list[dict[str, Any]] = []
+        self.fields: dict[str, str] = {}
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+class Hook(BaseHTTPRequestHandler):
+    server: Listener
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.failures -= 1
+        failing = self.server.failures >= 0
+        if not failing:
+            self.server.events += json.loads(body)["events"]
+            self.server.fields = dict(self.headers)
+        self.send_response(503 if failing else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+def test_notifications(serve: Callable[..., Served], tmp_path: Path) -> None:
+    listener = Listener(failures=2)
+    url = f"http://127.0.0.1:{listener.server_address[1]}/hook"
+    served = serve("--notify", url, "--notify-header", "Authorization: Bearer secret")
+    digest, raw = served.image("a", "x")
+    served.ask("GET", "/v2/a/manifests/x")
+    served.ask("HEAD", "/v2/a/manifests/x")
+    served.ask("POST", f"/v2/b/blobs/uploads/?mount={digest_of(b'layer')}&from=a")
+    served.ask("DELETE", "/v2/a/manifests/x")
+    served.stop()  # delivers what is queued
+    listener.shutdown()
+    listener.server_close()
+    actions = [(event["action"], event["target"]["repository"]) for event in listener.events]
+    assert actions == [*[("push", "a")] * 3, ("pull", "a"), ("mount", "b"), ("delete", "a")]
+    push = listener.events[2]
+    assert push["target"]["tag"] == "x" and push["target"]["digest"] == digest
+    assert push["target"]["size"] == push["target"]["length"] == len(raw)
+    assert push["target"]["url"] == f"http://{served.address}/v2/a/manifests/{digest}"
+    assert push["request"]["method"] == "PUT" and push["source"]["instanceID"]
+    assert listener.fields["Authorization"] == "Bearer secret"
+    assert listener.fields["Content-Type"] == "application/vnd.docker.distribution.events.v1+json"

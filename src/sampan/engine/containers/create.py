@@ -75,6 +75,8 @@ def _record(
     # Merging first: a command or user that the image lacks is an error of the whole.
     config = merge.merge(user, base)
     warnings = checks.check_create(config, host)
+    if config.network_disabled:
+        host.network_mode = "none"
     _check_donors(containers, host)
     identity = new_id()
     chosen = names.check(name) if name else names.generate(containers.registry.taken)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sampan.engine.containers.cgroups import hierarchies
 from tests.conftest import busybox_tar
 
 _PATIENCE = 60.0
@@ -191,8 +192,11 @@ class World:
         return [link["ifname"] for link in links]
 
     def _cgroups(self) -> Iterator[Path]:
-        for root in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}/"):
+        for root in self._cgroup_roots():
             yield from (path for path in root.iterdir() if path.is_dir())
+
+    def _cgroup_roots(self) -> list[Path]:
+        return [root for one in set(hierarchies().values()) if (root := one / self.cgroup).is_dir()]
 
     def _forwarded(self) -> list[str]:
         """Elements of the sets and maps that lead to containers."""
@@ -239,7 +243,7 @@ class World:
             with contextlib.suppress(OSError):
                 os.kill(int(text.split(":")[0]), signal.SIGKILL)
         subprocess.run(["ip", "netns", "del", self.netns], check=False)
-        for root in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}/"):
+        for root in self._cgroup_roots():
             with contextlib.suppress(OSError):
                 root.rmdir()
         shutil.rmtree(self.dir, ignore_errors=True)

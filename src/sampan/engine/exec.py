@@ -39,6 +39,8 @@ class Exec:
     pid: int = 0
     ended_at: float = 0.0
     process: Process | None = None
+    # A health check: with the engine that waits for it, it ends.
+    bound: bool = False
     # Set when the program executes or its start has failed: a resize that came first waits for it.
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -236,6 +238,7 @@ class Execs:
         """Run a health check to its end: its exit code. TimeoutError after ``timeout`` s: killed."""
         config = ExecConfig(cmd=words, attach_stdout=True, attach_stderr=True)
         exec_ = self.create(container.id, config)
+        exec_.bound = True
         client = Collector(collect)
         start = asyncio.ensure_future(self.start(exec_.id, ExecStart(), client))
         try:

@@ -34,6 +34,7 @@ _MONITOR_KEYS = (
     "run_dir",
     "join",
     "unshare",
+    "bound",
     "stop_signal",
     "stop_timeout",
 )

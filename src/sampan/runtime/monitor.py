@@ -162,8 +162,8 @@ class Monitor:
             return
         self.loop.unwatch(peer.fileno())
         peer.close()
-        if not self._peers and not self._going:
-            self._kill()  # nobody will ever say "go"
+        if not self._peers and (not self._going or self._plan.get("bound")):
+            self._kill()  # nobody will ever say "go", or wait for what it finds out
 
     def _on_connect(self, listener: _socket.socket) -> None:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
@@ -270,7 +270,9 @@ class Monitor:
                 signals.pidfd_send_signal(self._pidfd, self._plan.get("stop_signal", signals.SIGTERM))
             except ProcessLookupError:
                 return
-            self.loop.after("stop", self._plan.get("stop_timeout", _STOP_TIMEOUT), self._kill)
+            grace = self._plan.get("stop_timeout", _STOP_TIMEOUT)
+            if grace >= 0:  # negative: however long it takes
+                self.loop.after("stop", grace, self._kill)
 
     def _reap(self) -> None:
         while True:

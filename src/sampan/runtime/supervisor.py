@@ -26,6 +26,7 @@ to make when the target is missing] or ["from", mount namespace's file, source t
 ``log`` {"driver", "path", "max_size", "max_file", "compress", "attrs"} or None
 ``oom`` [[file, key], …]: counters that tell of an out-of-memory kill
 ``stop_signal``, ``stop_timeout`` (seconds): what a monitor does at SIGTERM, when the machine goes down
+``bound``: an exec that is killed when its engine goes, for which it runs
 ``state_dir`` for the exit record, ``run_dir`` for the monitor's socket
 """
 
@@ -236,6 +237,7 @@ class Process:
             except OSError:
                 message, fds = (), []
             if not message:
+                self._end_orphan()
                 self._close()
                 return
             self._on_message(message, fds)
@@ -285,7 +287,6 @@ class Process:
         self._open = False
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
-        self._end_orphan()
         lost = MonitorLost(
             "the container's monitor ended unexpectedly", hint="Its container was ended with it."
         )

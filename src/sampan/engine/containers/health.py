@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sampan import errors
+from sampan.engine.containers import restart
 from sampan.engine.containers.record import Container, Health, HealthResult
 from sampan.runtime.config import HealthConfig
 
@@ -131,7 +132,7 @@ async def record(
     if health.status == before:
         return
     containers.publish(container, f"health_status: {health.status}")
-    if health.status == "unhealthy" and container.host.restart_policy.name == "on-unhealthy":
+    if health.status == "unhealthy" and restart.wants_healing(container):
         _restart_soon(containers, container)
 
 
@@ -139,10 +140,10 @@ def _restart_soon(containers: Containers, container: Container) -> None:
     """In a task of its own: the restart cancels the one that checks."""
     from sampan.engine.containers import lifecycle
 
-    async def restart() -> None:
+    async def heal() -> None:
         try:
-            await lifecycle.restart_container(containers, container.id)
+            await lifecycle.restart_container(containers, container.id, counted=True)
         except errors.SampanError as problem:
             _log.warning("restart of unhealthy container %s: %s", container.short_id, problem.message)
 
-    containers.background(restart())
+    containers.background(heal())

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.engine.containers import apparmor, launchmounts, logdriver
+from sampan.engine.containers import apparmor, launchmounts, logdriver, signals
 from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.kernel import namespaces
 from sampan.runtime import capabilities, devices, seccomp
-from sampan.runtime.config import HostConfig
+from sampan.runtime.config import ContainerConfig, HostConfig
 
 Plan = dict[str, Any]
 DEFAULT_PARENT = "sampan"
@@ -186,6 +186,7 @@ def build(
         "init": bool(host.init if host.init is not None else containers.config.init),
         "log": logdriver.plan(container, containers.log_path(container.id)),
         "oom": cgroup.oom_files(),
+        **_machine_stop(config),
         "state_dir": str(state),
         "run_dir": str(containers.run_dir(container.id)),
         "tty": config.tty,
@@ -233,6 +234,16 @@ def rlimits(containers: Containers, host: HostConfig) -> list[list[int]]:
     wanted = {name: (limit.soft, limit.hard) for name, limit in containers.config.default_ulimits.items()}
     wanted |= {limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()}
     return [[_RLIMITS[name], soft, hard] for name, (soft, hard) in wanted.items() if name in _RLIMITS]
+
+
+def _machine_stop(config: ContainerConfig) -> Plan:
+    """How the monitor stops the container when the machine goes down; what isn't said is the monitor's default."""
+    found: Plan = {}
+    if config.stop_signal:
+        found["stop_signal"] = signals.parse(config.stop_signal)
+    if config.stop_timeout is not None:
+        found["stop_timeout"] = config.stop_timeout
+    return found
 
 
 def rights(containers: Containers, host: HostConfig, *, exec_privileged: bool = False) -> Plan:

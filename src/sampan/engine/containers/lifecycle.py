@@ -210,6 +210,7 @@ async def kill(containers: Containers, reference: str, signal_text: str = "") ->
         return
     if number == stop_signal(container, ""):
         container.state.stopped_by_user = True
+        containers.registry.save(container)
     send(containers, container, live, number)
 
 
@@ -284,14 +285,18 @@ async def stop(
 
 async def _stop_restarting(containers: Containers, container: Container, live: Live) -> None:
     async with live.lock:
-        if container.state.status != "restarting":
-            return
-        cancel_restart(live)
-        container.state.stopped_by_user = True
-        container.state.status = "exited"
-        containers.registry.save(container)
-        waits.tell_exit(live, container.state.exit_code, final=True)
-        containers.publish(container, "stop")
+        if container.state.status == "restarting":
+            container.state.stopped_by_user = True
+            give_up(containers, container, live)
+            containers.publish(container, "stop")
+
+
+def give_up(containers: Containers, container: Container, live: Live) -> None:
+    """The restart that is due won't come; the caller holds the container's lock."""
+    cancel_restart(live)
+    container.state.status = "exited"
+    containers.registry.save(container)
+    waits.tell_exit(live, container.state.exit_code, final=True)
 
 
 async def stop_running(
@@ -301,13 +306,15 @@ async def stop_running(
     *,
     timeout: int | None = None,
     signal: str = "",
+    by_user: bool = True,
 ) -> None:
-    """Stop what runs and return when its end is recorded."""
+    """Stop what runs and return when its end is recorded; ``by_user`` keeps the restart policy out."""
     number = stop_signal(container, signal)
     signals.check_supported(number)
     grace = stop_timeout(container, timeout)
-    container.state.stopped_by_user = True
-    containers.registry.save(container)
+    if by_user:
+        container.state.stopped_by_user = True
+        containers.registry.save(container)
     over, live.stopping = live.run_over, True
     send(containers, container, live, number)
     if container.state.status == "paused" and live.cgroup is not None:
@@ -320,9 +327,14 @@ async def stop_running(
 
 
 async def restart_container(
-    containers: Containers, reference: str, *, timeout: int | None = None, signal: str = ""
+    containers: Containers,
+    reference: str,
+    *,
+    timeout: int | None = None,
+    signal: str = "",
+    counted: bool = False,
 ) -> None:
-    """Stop when it runs, then start; the restart policy doesn't take part."""
+    """Stop when it runs, then start; the restart policy takes no part, unless this is its work: ``counted``."""
     container = containers.get(reference)
     live = containers.live(container)
     keep, container.host.auto_remove = container.host.auto_remove, False
@@ -335,7 +347,9 @@ async def restart_container(
                 container.state.status = "exited"
             if not container.running:
                 check_startable(container, live)
+                count = container.restart_count
                 _begin_anew(container, live)
+                container.restart_count = count + 1 if counted else 0
                 await run(containers, container, live)
     finally:
         container.host.auto_remove = keep
@@ -345,9 +359,7 @@ async def restart_container(
 async def stop_for_shutdown(containers: Containers, container: Container, timeout: int) -> None:
     """Stop a container because the engine ends: for its restart policy nobody stopped it."""
     live = containers.live(container)
-    await stop_running(containers, container, live, timeout=timeout)
-    container.state.stopped_by_user = False
-    containers.registry.save(container)
+    await stop_running(containers, container, live, timeout=timeout, by_user=False)
 
 
 async def pause(containers: Containers, reference: str) -> None:

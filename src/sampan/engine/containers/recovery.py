@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import time
+from pathlib import Path
 
 from sampan import errors
 from sampan.engine.containers import (
@@ -27,9 +28,15 @@ from sampan.runtime.supervisor import Exit, Process
 _log = logging.getLogger(__name__)
 
 
+_LOST = 137
+_LOST_WITH_THE_MACHINE = 255
+_AT_ONCE = 4
+
+
 async def recover(containers: Containers) -> None:
     """Bring records and reality together; containers with a restart policy are started by ``autostart``."""
     create.undo_unfinished(containers)
+    lost = _LOST_WITH_THE_MACHINE if _machine_restarted(containers.config.data_root) else _LOST
     _hold_volumes(containers)
     running: dict[str, int] = {}
     ended: list[tuple[Container, Exit]] = []
@@ -40,12 +47,22 @@ async def recover(containers: Containers) -> None:
             running[container.id] = process.pid
             continue
         if container.running or container.state.starting:
-            ended.append((container, _exit_of(containers, container)))
+            ended.append((container, _exit_of(containers, container, lost)))
     await containers.networks.restore(running)
     _restore_mounts(containers)
     for container, exit_ in ended:
         await _record_end(containers, container, exit_)
     _sweep(containers)
+
+
+def _machine_restarted(data_root: Path) -> bool:
+    """Whether this is the first engine on this data root since the machine was booted."""
+    note = data_root / "boot-id"
+    now = Path("/proc/sys/kernel/random/boot_id").read_text()
+    before = note.read_text() if note.exists() else now
+    if before != now or not note.exists():
+        note.write_text(now)
+    return before != now
 
 
 async def _find(containers: Containers, container: Container) -> Process | None:
@@ -97,12 +114,12 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
     health.start(containers, container, live)
 
 
-def _exit_of(containers: Containers, container: Container) -> Exit:
-    """What the monitor recorded; without a record it was killed, or the machine went down."""
+def _exit_of(containers: Containers, container: Container, lost: int) -> Exit:
+    """What the monitor recorded; without a record it was killed, or the machine went down: ``lost``."""
     found = _recorded(containers, container)
     if found is not None:
         return found
-    return Exit(code=137 if container.running else 128, oom_killed=False, finished_ns=time.time_ns())
+    return Exit(code=lost if container.running else 128, oom_killed=False, finished_ns=time.time_ns())
 
 
 def _recorded(containers: Containers, container: Container) -> Exit | None:
@@ -149,12 +166,38 @@ def _sweep(containers: Containers) -> None:
 
 
 async def autostart(containers: Containers) -> None:
-    """Start what the restart policies ask for; remove what ``--rm`` left behind."""
-    for container in list(containers):
-        if container.running or (
-            container.state.status == "restarting" and containers.live(container).restarter
-        ):
-            continue
+    """Start what the restart policies ask for, some at a time; remove what ``--rm`` left behind.
+
+    A container that uses another's namespaces or links to it comes after it.
+    """
+    waves: dict[int, list[Container]] = {}
+    for container in containers:
+        waves.setdefault(_depth(containers, container, set()), []).append(container)
+    at_once = asyncio.Semaphore(_AT_ONCE)
+    for _, wave in sorted(waves.items()):
+        await asyncio.gather(*(_bring_back(containers, container, at_once) for container in wave))
+
+
+def _depth(containers: Containers, container: Container, seen: set[str]) -> int:
+    """How many others have to run before this one."""
+    host = container.host
+    modes = (host.network_mode, host.ipc_mode, host.pid_mode)
+    needed = [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
+    needed += [link.partition(":")[0] for link in host.links or ()]
+    depths = [0]
+    for reference in needed:
+        with contextlib.suppress(errors.SampanError):
+            other = containers.get(reference)
+            if other.id not in seen:
+                depths.append(1 + _depth(containers, other, seen | {container.id}))
+    return max(depths)
+
+
+async def _bring_back(containers: Containers, container: Container, at_once: asyncio.Semaphore) -> None:
+    waiting = container.state.status == "restarting" and containers.live(container).restarter
+    if container.running or waiting:
+        return
+    async with at_once:
         try:
             if container.host.auto_remove and container.state.started_ns:
                 await remove.remove(containers, container.id, force=True, volumes=True)

@@ -22,6 +22,13 @@ def wants(container: Container) -> bool:
     return False
 
 
+def wants_healing(container: Container) -> bool:
+    """Whether the policy asks for a restart because the health check says unhealthy (our extension)."""
+    policy = container.host.restart_policy
+    more = not policy.maximum_retry_count or container.restart_count < policy.maximum_retry_count
+    return policy.name == "on-unhealthy" and more
+
+
 def decide(container: Container, live: Live, *, closing: bool = False) -> float | None:
     """Seconds until the restart, or None for none. The delay doubles from 0.1 s up to a minute."""
     state = container.state

@@ -78,6 +78,14 @@ def test_several_networks_on_one_container(here: Town) -> None:
     device = route.partition("default")[2].split()[3]
     sysctl = f"/proc/sys/net/ipv4/conf/{device}/log_martians"
     assert here.docker("exec", "many", "cat", sysctl).stdout.strip() == "1"
+    here.docker("network", "connect", "--link-local-ip", "169.254.5.5", "bridge", "many")
+    assert "169.254.5.5/16" in here.docker("exec", "many", "ip", "addr").stdout
+    here.docker("network", "create", "--config-only", "--subnet", "10.216.60.0/24", "template")
+    here.docker("network", "create", "--config-from", "template", "made")
+    shown = json.loads(here.docker("network", "inspect", "made").stdout)[0]
+    assert shown["IPAM"]["Config"] == [{"Subnet": "10.216.60.0/24", "Gateway": "10.216.60.1"}]
+    assert shown["ConfigFrom"] == {"Network": "template"}
+    assert "is in use" in here.docker("network", "rm", "template", check=False).stderr
     here.docker("create", "--name", "later", "busybox", "sleep", "600")
     here.docker("network", "connect", "n1", "later")
     here.docker("network", "disconnect", "bridge", "later")

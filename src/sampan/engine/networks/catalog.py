@@ -59,13 +59,13 @@ class Catalog:
         """
         chosen: list[Subnet] = []
         try:
-            for subnet in network.subnets:
+            for subnet in () if network.config_only else network.subnets:
                 if not subnet.subnet:
                     subnet.subnet = str(self.space.next_free(subnet.version, avoid))
                 else:
                     self.space.claim(ipaddress.ip_network(subnet.subnet))
                 chosen.append(subnet)
-            self._make_pools(network)
+            self._make_pools(network)  # nothing for a mere configuration: the addresses are for others
         except BaseException:
             for subnet in chosen:
                 self.space.release(subnet.prefix())
@@ -74,13 +74,15 @@ class Catalog:
         self.store.save_network(network)
 
     def _claim(self, network: NetworkRecord) -> None:
+        if network.config_only:
+            return
         for subnet in network.subnets:
             self.space.claim(subnet.prefix())
         self._make_pools(network)
 
     def _make_pools(self, network: NetworkRecord) -> None:
         pools = []
-        for subnet in network.subnets:
+        for subnet in () if network.config_only else network.subnets:
             pool = Pool(
                 subnet.prefix(),
                 ip_range=ipaddress.ip_network(subnet.ip_range) if subnet.ip_range else None,
@@ -96,7 +98,7 @@ class Catalog:
         self.store.delete_network(network.id)
         del self._by_id[network.id]
         self._pools.pop(network.id, None)
-        for subnet in network.subnets:
+        for subnet in () if network.config_only else network.subnets:
             self.space.release(subnet.prefix())
 
     def pools(self, network: NetworkRecord) -> list[Pool]:

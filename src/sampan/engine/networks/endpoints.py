@@ -105,8 +105,9 @@ def allocate(
     endpoint.gw_priority = settings.gw_priority
     if network.driver in ("host", "null"):
         return endpoint
-    endpoint.mac = parse_mac(settings.mac_address or mac) if settings.mac_address or mac else random_mac()
     wanted = settings.ipam_config or EndpointIPAMConfig()
+    endpoint.link_local = [_link_local(text) for text in wanted.link_local_ips or ()]
+    endpoint.mac = parse_mac(settings.mac_address or mac) if settings.mac_address or mac else random_mac()
     try:
         for version, text in ((4, wanted.ipv4_address), (6, wanted.ipv6_address)):
             _take(catalog, network, endpoint, version, ipaddress.ip_address(text) if text else None)
@@ -114,6 +115,13 @@ def allocate(
         catalog.release(network.id, endpoint.addresses())
         raise
     return endpoint
+
+
+def _link_local(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if not address.is_link_local:
+        raise errors.InvalidParameter(f"invalid link local IP address: {text}")
+    return f"{address}/{64 if address.version == 6 else 16}"
 
 
 def _take(
@@ -215,7 +223,8 @@ def _ipam_shown(config: EndpointIPAMConfig) -> dict[str, Any]:
 def addresses_of(endpoint: Endpoint) -> tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]:
     """The endpoint's addresses with their prefixes, for the interface."""
     pairs = ((endpoint.ipv4, endpoint.prefix4), (endpoint.ipv6, endpoint.prefix6))
-    return tuple(ipaddress.ip_interface(f"{text}/{prefix}") for text, prefix in pairs if text)
+    texts = [f"{text}/{prefix}" for text, prefix in pairs if text]
+    return tuple(ipaddress.ip_interface(text) for text in (*texts, *endpoint.link_local))
 
 
 def find(sandbox: Sandbox, network_id: str) -> Endpoint | None:

@@ -100,6 +100,8 @@ class Endpoint(msgspec.Struct, omit_defaults=True):
     links: dict[str, str] = {}
     gw_priority: int = 0
     sysctls: dict[str, str] = {}
+    # Further addresses of the interface (--link-local-ip), with their prefixes.
+    link_local: list[str] = []
     # What is under way while the container runs: JOINING, LEAVING, or nothing.
     phase: str = ""
 

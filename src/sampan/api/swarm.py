@@ -10,7 +10,7 @@ from sampan.api.http import Request, Response, Route
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
 
-_NOT_A_MANAGER = (
+NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node '
     "to swarm and try again."
 )
@@ -18,7 +18,7 @@ _NOT_A_MANAGER = (
 
 async def not_a_manager(engine: Engine, request: Request) -> Response:
     """Everything that only a swarm manager can answer."""
-    raise errors.Unavailable(_NOT_A_MANAGER)
+    raise errors.Unavailable(NOT_A_MANAGER)
 
 
 async def not_in_swarm(engine: Engine, request: Request) -> Response:

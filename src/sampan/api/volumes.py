@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from sampan import errors
+from sampan.api import swarm
 from sampan.api.http import Request, Response, Route, json_response
 from sampan.api.query import filter_bool
 from sampan.engine.volumes import Volume
@@ -29,11 +30,14 @@ class VolumeCreate(msgspec.Struct, rename="pascal", kw_only=True):
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: dict[str, Any] | None = None
 
 
 async def create(engine: Engine, request: Request) -> Response:
     """POST /volumes/create."""
     body = await request.json(VolumeCreate, name="CreateRequest")
+    if body.cluster_volume_spec is not None:
+        raise errors.Unavailable(swarm.NOT_A_MANAGER)
     volume = engine.volumes.create(
         body.name, driver=body.driver, options=body.driver_opts, labels=body.labels
     )

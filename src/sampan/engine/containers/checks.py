@@ -6,8 +6,16 @@ import os
 
 from sampan import errors
 from sampan.engine.containers import apparmor, logdriver, signals, support
+from sampan.network.macaddr import parse_mac
 from sampan.runtime import capabilities, devices
-from sampan.runtime.config import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
+from sampan.runtime.config import (
+    RLIMITS,
+    ContainerConfig,
+    HealthConfig,
+    HostConfig,
+    Resources,
+    RestartPolicy,
+)
 
 _POLICIES = ("", "no", "always", "on-failure", "unless-stopped", "on-unhealthy")
 _SMALLEST_MEMORY = 6 << 20
@@ -30,12 +38,19 @@ def check_config(config: ContainerConfig) -> None:
         )
     if len(config.hostname.encode()) > 64:
         raise errors.InvalidParameter(f'hostname "{config.hostname}" is too long (maximum 64 bytes)')
-    for entry in config.env or ():
-        if not entry.partition("=")[0]:
-            raise errors.InvalidParameter(f"invalid environment variable: {entry}")
+    check_environment(config.env)
+    if config.mac_address:
+        parse_mac(config.mac_address)
     if config.stop_signal:
         signals.parse(config.stop_signal)
     _check_health(config.healthcheck)
+
+
+def check_environment(env: list[str] | None) -> None:
+    """InvalidParameter for a variable without a name."""
+    for entry in env or ():
+        if not entry.partition("=")[0]:
+            raise errors.InvalidParameter(f"invalid environment variable: {entry}")
 
 
 def _check_health(health: HealthConfig | None) -> None:
@@ -160,7 +175,27 @@ def check_resources(resources: Resources) -> list[str]:
     _check_block_io(resources)
     for rule in resources.device_cgroup_rules or ():
         devices.parse_rule(rule)
+    _check_devices(resources)
+    _check_ulimits(resources)
     return support.discard(resources)
+
+
+def _check_devices(resources: Resources) -> None:
+    for mapping in resources.devices or ():
+        if not set(mapping.cgroup_permissions) <= set("rwm"):
+            raise errors.InvalidParameter(
+                f"bad mode specified: {mapping.cgroup_permissions}", hint="Known are r, w and m."
+            )
+
+
+def _check_ulimits(resources: Resources) -> None:
+    for limit in resources.ulimits or ():
+        if limit.name not in RLIMITS:
+            raise errors.InvalidParameter(f"invalid ulimit type: {limit.name}")
+        if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+            raise errors.InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
+            )
 
 
 def _check_block_io(resources: Resources) -> None:

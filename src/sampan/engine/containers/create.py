@@ -143,6 +143,8 @@ def _resolve_links(containers: Containers, container: Container) -> list[str]:
     """Replace link targets by ids; InvalidParameter when one is missing."""
     for spec in container.host.links or ():
         target, _, alias = spec.partition(":")
+        if not target:
+            raise errors.InvalidParameter("empty string specified for links")
         try:
             child = containers.get(target)
         except errors.NotFound as missing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.engine.containers import launchspec, roots
+from sampan.engine.containers import checks, launchspec, roots
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.merge import merge_env
 from sampan.engine.containers.record import Container
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def check(containers: Containers, container: Container, config: ExecConfig) -> None:
     """What is refused when the exec is made: a user that the container doesn't have (400)."""
+    checks.check_environment(config.env)
     if not config.user:
         return
     try:

@@ -12,39 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.engine.containers import apparmor, launchmounts, logdriver, signals
+from sampan.engine.containers import apparmor, launchmounts, logdriver, signals, sysctls
 from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.kernel import namespaces
 from sampan.runtime import capabilities, devices, seccomp
-from sampan.runtime.config import ContainerConfig, HostConfig
+from sampan.runtime.config import RLIMITS, ContainerConfig, HostConfig
 
 Plan = dict[str, Any]
 DEFAULT_PARENT = "sampan"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_RUNC = (
-    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
-    "runc create failed: "
-)
-_RLIMITS = {
-    "cpu": 0,
-    "fsize": 1,
-    "data": 2,
-    "stack": 3,
-    "core": 4,
-    "rss": 5,
-    "nproc": 6,
-    "nofile": 7,
-    "memlock": 8,
-    "as": 9,
-    "locks": 10,
-    "sigpending": 11,
-    "msgqueue": 12,
-    "nice": 13,
-    "rtprio": 14,
-    "rttime": 15,
-}
 _SECCOMP = seccomp.SeccompCache()
 
 
@@ -177,7 +155,7 @@ def build(
         "readonly": host.readonly_rootfs,
         "hostname": None if host.uts_mode == "host" else config.hostname or container.short_id,
         "domainname": config.domainname or None,
-        "sysctl": sysctls(container),
+        "sysctl": sysctls.of_container(host),
         "oom_score_adj": host.oom_score_adj or None,
         "make_cwd": True,
         "console_size": list(host.console_size) if any(host.console_size) else None,
@@ -216,24 +194,11 @@ def environment(container: Container) -> list[str]:
     return base + [entry for entry in config.env or () if "=" in entry]
 
 
-def sysctls(container: Container) -> dict[str, str]:
-    """Kernel parameters of the container's own namespaces; SystemFailure for those that aren't its own."""
-    host = container.host
-    found = dict(host.sysctls or {})
-    for name in found:
-        if name.startswith("net.") and host.network_mode == "host":
-            raise errors.SystemFailure(f'{_RUNC}sysctl "{name}" not allowed in host network namespace')
-    if host.network_mode not in ("host",) and not host.network_mode.startswith("container:"):
-        found.setdefault("net.ipv4.ip_unprivileged_port_start", "0")
-        found.setdefault("net.ipv4.ping_group_range", "0 2147483647")
-    return found
-
-
 def rlimits(containers: Containers, host: HostConfig) -> list[list[int]]:
     """``[number, soft, hard]``: the engine's defaults, then the container's own."""
     wanted = {name: (limit.soft, limit.hard) for name, limit in containers.config.default_ulimits.items()}
     wanted |= {limit.name: (limit.soft, limit.hard) for limit in host.ulimits or ()}
-    return [[_RLIMITS[name], soft, hard] for name, (soft, hard) in wanted.items() if name in _RLIMITS]
+    return [[RLIMITS[name], soft, hard] for name, (soft, hard) in wanted.items()]
 
 
 def _machine_stop(config: ContainerConfig) -> Plan:

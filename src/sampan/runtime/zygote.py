@@ -18,9 +18,10 @@ import os
 import sys
 
 from sampan.kernel import mounts, namespaces, process, signals
-from sampan.runtime import monitor, title, wire
+from sampan.runtime import monitor, rehearsal, title, wire
 
 _SHIELDED = "shielded"
+_POOL, _POOL_HEAD = 1 << 14, 48
 
 
 def command(channel: int) -> list[str]:
@@ -32,7 +33,7 @@ def command(channel: int) -> list[str]:
         f"import sys; sys.path.insert(0, {package_root!r})\n"
         f"from sampan.runtime.zygote import main; main(sys.argv)"
     )
-    return [interpreter, "-I", "-S", "-X", "utf8", "-c", boot, str(channel), title.ROOM]
+    return [interpreter, "-I", "-S", "-OO", "-X", "utf8", "-c", boot, str(channel), title.ROOM]
 
 
 def main(arguments: list[str]) -> None:
@@ -50,10 +51,12 @@ def main(arguments: list[str]) -> None:
         os.set_inheritable(fd, False)
     _unveil()
     _lock_imports()
+    shown = title.Title()
+    rehearsal.rehearse(shown)
+    shown.show(b"sampan-zygote", b"sampan-zygote")
+    kept = _fill_gaps()  # noqa: F841 - to the end of the process
     gc.disable()
     gc.freeze()
-    shown = title.Title()
-    shown.show(b"sampan-zygote", b"sampan-zygote")
     _reset_signals()
     process.set_subreaper()  # of what is orphaned in the host's pid namespace; ignoring SIGCHLD reaps it
     _serve(_socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, channel), shown, host_mounts)
@@ -103,6 +106,29 @@ def _lock_imports() -> None:
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__name__ != "PathFinder"]  # type: ignore[attr-defined]
+
+
+def _fill_gaps() -> list[object]:
+    """Objects that take up what is free in Python's pools between those that are in use.
+
+    A monitor then makes its own objects side by side in new pools, instead of one here and one there, each
+    in a page that it would no longer share with the zygote. A pool has 16 KiB; a new one's first object is
+    the one behind its head of 48 bytes (Objects/obmalloc.c).
+    """
+    kept: list[object] = []
+    for size in range(16, 513, 16):
+        for number in range(_POOL // size):
+            filler = _object_of(size, number)
+            if id(filler) % _POOL == _POOL_HEAD:
+                break  # it goes, and its pool is free again
+            kept.append(filler)
+    return kept
+
+
+def _object_of(size: int, number: int) -> object:
+    if size == 16:
+        return object()
+    return number + 0.5 if size == 32 else bytes(size - 33)
 
 
 def _serve(channel: _socket.socket, shown: title.Title, host_mounts: int) -> None:

@@ -100,6 +100,16 @@ FROM a
 ENTRYPOINT ["b"]
 ENV A=$A-2 PATH=/x:$PATH
 """,
+    "links": """FROM base
+RUN ln -s /etc/target /file && echo t > /etc/target && ln -s /gone/there /dangling && ln -s /nodir /nodirlink
+COPY f /file
+COPY f /dangling
+COPY d /nodirlink/sub/
+COPY f /nodirlink/
+WORKDIR /nodirlink/made
+ADD t.tar /nodirlink/tar/
+COPY link /nodirlink/viasource
+""",
     "overwrites": """FROM base
 RUN mkdir -p /d/sub && echo old > /d/sub/deep && chmod 700 /d && echo keep > /d/kept && ln -s /d /ln
 COPY d /d

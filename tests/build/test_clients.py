@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
-import json
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +72,13 @@ def test_quiet_id_file_tags_labels(client: Client) -> None:
 def test_output_without_quiet(client: Client) -> None:
     top = client.context("FROM BASE\nRUN echo out; echo err >&2\nCMD x\n")
     said = client("build", "--no-cache", "--network", "none", "-t", "smpg-loud", str(top)).stdout
-    for text in ("Step 1/3 : FROM", "Step 2/3 : RUN", "\nout\n", "Successfully built", "Successfully tagged smpg-loud:latest"):
+    for text in (
+        "Step 1/3 : FROM",
+        "Step 2/3 : RUN",
+        "\nout\n",
+        "Successfully built",
+        "Successfully tagged smpg-loud:latest",
+    ):
         assert text in said, said
     again = client("build", "--network", "none", str(top)).stdout
     assert again.count(" ---> Using cache") == 2
@@ -110,7 +113,18 @@ def test_limits_of_run(client: Client) -> None:
     )
     image = client.build(
         *("--ulimit", "nofile=123:456", "--shm-size", "3m", "--add-host", "marker:10.1.2.3"),
-        *("--memory", "64m", "--memory-swap", "64m", "--cpu-shares", "77", "--cpuset-cpus", "0", "--cpu-quota", "50000"),
+        *(
+            "--memory",
+            "64m",
+            "--memory-swap",
+            "64m",
+            "--cpu-shares",
+            "77",
+            "--cpuset-cpus",
+            "0",
+            "--cpu-quota",
+            "50000",
+        ),
         *("--cpu-period", "100000", str(top)),
     )
     shown = client.sh(image, "cat /nofile /shm /hosts /memory /cpus /net").split()
@@ -139,7 +153,13 @@ def test_context_from_stdin(client: Client, pack: Any) -> None:
 
 
 def test_ignore_files(client: Client) -> None:
-    top = client.context("FROM BASE\nCOPY . /c\n", a_txt="a", b_md="b", keep_md="k", _dockerignore="*.md\n!keep.md\nDockerfile\n")
+    top = client.context(
+        "FROM BASE\nCOPY . /c\n",
+        a_txt="a",
+        b_md="b",
+        keep_md="k",
+        _dockerignore="*.md\n!keep.md\nDockerfile\n",
+    )
     shown = client.sh(client.build(str(top)), "ls -A /c").split()
     assert shown == [".dockerignore", "a.txt", "keep.md"]
     (top / "Second").write_text(f"FROM {client.base}\nCOPY . /c\n")

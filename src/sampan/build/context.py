@@ -20,7 +20,7 @@ from sampan.build.copytree import Copier
 from sampan.build.diagnostics import nearest
 from sampan.build.ignore import Ignore
 from sampan.build.rootfs import RootFs
-from sampan.build.trees import Root, scan
+from sampan.build.trees import MAX_DEPTH, Root, scan, too_deep
 from sampan.errors import InvalidParameter, SampanError, SystemFailure
 from sampan.kernel import mounts, paths
 from sampan.storage import compress, tar
@@ -259,6 +259,8 @@ class Context:
 
 def _filter(fd: int, prefix: str, ignore: Ignore) -> bool:
     """Remove what ``ignore`` leaves out of the directory ``fd``; whether anything is left in it."""
+    if prefix.count("/") > MAX_DEPTH:
+        raise too_deep(prefix)
     left = False
     for name in os.listdir(fd):
         path = prefix + name

@@ -97,6 +97,8 @@ class Copier:
 
     def _single(self, source: Source, destination: str, before: set[tuple[int, int]]) -> None:
         name = posixpath.basename(source.asked) if source.asked != "." else ""
+        if not destination.endswith("/"):
+            destination = _followed(self.rootfs, destination)
         there = self.rootfs.status(destination)
         if destination.endswith("/") or (there is not None and stat.S_ISDIR(there.st_mode)):
             directory = destination
@@ -243,6 +245,13 @@ class Copier:
             os.close(source)
 
 
+def _followed(rootfs: RootFs, path: str) -> str:
+    try:
+        return rootfs.follow(path)
+    except NotADirectoryError as error:
+        raise InvalidParameter(f"cannot copy to {error}") from None
+
+
 def _describe_by_name(directory: int, name: str, item: Item) -> None:
     for key, value in item.xattrs:
         xattr.write(xattr.at(directory, os.fsencode(name)), key, value)
@@ -271,6 +280,7 @@ def write_file(
 
     ``modified``: seconds since 1970. Raises InvalidParameter when a directory has that name.
     """
+    path = _followed(rootfs, path)
     directory, _, name = path.rpartition("/")
     target = rootfs.make_directories(directory or "/", owner)
     try:

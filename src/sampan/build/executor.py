@@ -149,8 +149,9 @@ class Build:
             self.tell("failed", vertex, error.message)
             raise located(error, self.file, span) from error
         except OSError as error:
-            self.tell("failed", vertex, str(error))
-            raise located(SystemFailure(str(error)), self.file, span) from error
+            failure = SystemFailure(_worded(error))
+            self.tell("failed", vertex, failure.message)
+            raise located(failure, self.file, span) from error
         except Exception as error:
             # A fault of the engine's own: the client's stream ends with words, not in the middle.
             log.exception("building %s", self.file.name)
@@ -376,6 +377,13 @@ class Build:
             later = self.file.find(name)
             hint = f"Stage {name} comes later in the file." if later else error.hint
             raise BuildFailed(f"invalid from flag value {name}: {error.message}", hint=hint) from error
+
+
+def _worded(error: OSError) -> str:
+    """An error of the system as Go words it: what it is about, then what is wrong."""
+    reason = (error.strerror or str(error)).lower()
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return f"{name if len(name) <= 200 else name[:200] + '…'}: {reason}" if name else reason
 
 
 def opaque_values(values: dict[str, str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ import urllib3
 from sampan.build.failure import BuildFailed
 from sampan.build.worker import Fetched
 from sampan.errors import InvalidParameter, Unsupported
+from sampan.storage.removal import remove_tree
 
 _PIECE = 1 << 20
 MAX_DOWNLOAD = 64 << 30
@@ -169,7 +170,7 @@ def checkout(
         raise BuildFailed(f"{source.subdirectory}: no such directory in {source.repository}")
     if not keep:
         for path in target.rglob(".git"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            remove_tree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
     return top, commit
 
 

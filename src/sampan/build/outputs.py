@@ -22,6 +22,7 @@ from sampan.errors import Unsupported
 from sampan.kernel import xattr
 from sampan.storage.layers import LayerStore, chain_ids
 from sampan.storage.pack import Options, Packer
+from sampan.storage.removal import remove_tree
 
 INLINE_CACHE = "sampan.cache.v1"
 """The key of an image document under which it carries its build cache."""
@@ -184,6 +185,6 @@ def _remove(target: int, name: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(found.st_mode):
-        shutil.rmtree(name, dir_fd=target)
+        remove_tree(f"/proc/self/fd/{target}/{name}")
     else:
         os.unlink(name, dir_fd=target)

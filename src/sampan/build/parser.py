@@ -98,6 +98,9 @@ def parse(data: bytes, name: str = "Dockerfile") -> Parsed:
         raise InvalidParameter(
             f"the Dockerfile ({name}) cannot be empty", hint="It needs at least a FROM line."
         )
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise InvalidParameter(f"the Dockerfile ({name}) is no text: there is a NUL byte in line {line}")
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     lines = text.split("\n")
     if lines[-1] == "":

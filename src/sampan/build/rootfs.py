@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 from pathlib import Path
 from typing import Self
@@ -10,6 +11,9 @@ from typing import Self
 from sampan.kernel import overlay, paths
 
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_MAX_LINKS = 40
 
 
 class RootFs:
@@ -52,6 +56,23 @@ class RootFs:
         finally:
             os.close(fd)
 
+    def follow(self, path: str) -> str:
+        """``path``, or what it leads to when it is a link, also one to nowhere; NotADirectoryError in circles."""
+        for _ in range(_MAX_LINKS):
+            directory, _, name = path.rpartition("/")
+            try:
+                parent = paths.open_in_root(self.fd, directory or "/", os.O_PATH | os.O_DIRECTORY)
+            except OSError:
+                return path
+            try:
+                target = os.readlink(name, dir_fd=parent)
+                path = posixpath.join("/", self.real_path(parent), target)
+            except OSError:
+                return path
+            finally:
+                os.close(parent)
+        raise NotADirectoryError(f"{path}: too many levels of symbolic links")
+
     def real_path(self, fd: int) -> str:
         """The path below the root, without links and leading slash, of an open directory; "" for the root."""
         here = os.readlink(f"/proc/self/fd/{fd}")
@@ -61,22 +82,49 @@ class RootFs:
     def make_directories(self, path: str, owner: tuple[int, int] = (0, 0), mode: int = 0o755) -> int:
         """Open the directory ``path`` for reading; what is missing of it is made with ``owner`` and ``mode``.
 
-        Raises NotADirectoryError when something else is in the way.
+        A link to nowhere is followed, and what it names is made. Raises NotADirectoryError when something
+        else is in the way or links lead in circles.
         """
         try:
             return paths.open_in_root(self.fd, path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             pass
-        parent, _, name = path.rstrip("/").rpartition("/")
-        if not name:
-            raise NotADirectoryError(path)
-        holder = self.make_directories(parent or "/", owner, mode)
+        waiting = _parts(path)[::-1]
+        here, links = paths.open_in_root(self.fd, "/", os.O_RDONLY | os.O_DIRECTORY), 0
         try:
-            return make_directory(holder, name, owner, mode)
+            while waiting:
+                name = waiting.pop()
+                inner = self._enter(here, name, owner, mode)
+                if isinstance(inner, str):
+                    links += 1
+                    if links > _MAX_LINKS:
+                        raise NotADirectoryError(f"{path}: too many levels of symbolic links")
+                    target = inner if inner.startswith("/") else f"/{self.real_path(here)}/{inner}"
+                    waiting += _parts(target)[::-1]
+                    inner = paths.open_in_root(self.fd, "/", os.O_RDONLY | os.O_DIRECTORY)
+                os.close(here)
+                here = inner
+        except BaseException:
+            os.close(here)
+            raise
+        return here
+
+    def _enter(self, parent: int, name: str, owner: tuple[int, int], mode: int) -> int | str:
+        """The directory ``name`` below ``parent``, made if need be, or the target of a link in its place."""
+        if name == "..":
+            above = posixpath.dirname("/" + self.real_path(parent))
+            return paths.open_in_root(self.fd, above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            return make_directory(parent, name, owner, mode)
         except FileExistsError:
-            raise NotADirectoryError(f"{path} is a link to nowhere") from None
-        finally:
-            os.close(holder)
+            pass
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            return os.readlink(name, dir_fd=parent)
+        return os.open(name, _DIR, dir_fd=parent)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def make_directory(parent: int, name: str, owner: tuple[int, int], mode: int) -> int:

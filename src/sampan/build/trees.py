@@ -24,7 +24,7 @@ from sampan.kernel import paths, xattr
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PIECE = 1 << 20
-MAX_DEPTH = 2048
+MAX_DEPTH = 256
 """Directories nested deeper than this are refused; the walk keeps one descriptor a level."""
 
 
@@ -93,6 +93,11 @@ def relative(path: str) -> str:
     return clean("/" + path).lstrip("/") or "."
 
 
+def too_deep(path: str) -> InvalidParameter:
+    """The error for directories below ``path``."""
+    return InvalidParameter(f"directories are nested more than {MAX_DEPTH} deep: {path[:80]}…")
+
+
 def expand_glob(root: Root, pattern: str) -> list[str]:
     """The paths below ``root`` that ``pattern`` (Go's filepath.Match; ``**`` too) means, sorted.
 
@@ -126,6 +131,8 @@ def _names(root: Root, depth: int | None, pattern: str) -> Iterator[str]:
 
 
 def _below(fd: int, prefix: str, depth: int | None) -> Iterator[str]:
+    if prefix.count("/") > MAX_DEPTH:
+        raise too_deep(prefix)
     with os.scandir(fd) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_dir in found:
@@ -200,7 +207,7 @@ class _Walker:
 
     def directory(self, fd: int, prefix: str, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise InvalidParameter(f"directories are nested more than {MAX_DEPTH} deep: {prefix[:200]}…")
+            raise too_deep(prefix)
         for name in sorted(os.listdir(fd)):
             path = f"{prefix}/{name}" if prefix else name
             left_out = self.exclude is not None and self.exclude.excludes(self.full(path))

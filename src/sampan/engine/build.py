@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,8 +41,10 @@ from sampan.images.store import ImageStore
 from sampan.storage.db import Database
 from sampan.storage.gc import Leases
 from sampan.storage.layers import LayerStore
+from sampan.storage.removal import remove_tree
 
 Object = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class Builder:
         self._pull = pull
         self._running: set[Build] = set()
         self._memo = ContextMemo()
-        self._background: set[asyncio.Task[object]] = set()
+        self._background: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Remove what a crash left of earlier builds."""
@@ -124,11 +126,18 @@ class Builder:
             if job is not None:
                 job.context.close()
             if directory.exists():
-                self._later(shutil.rmtree, directory, True)
+                self._later(remove_tree, str(directory))
 
     def _later(self, work: Callable[..., object], *arguments: object) -> None:
         """Do what nobody waits for in a thread."""
-        task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+
+        async def do() -> None:
+            try:
+                await asyncio.to_thread(work, *arguments)
+            except Exception:
+                log.exception("after a build")
+
+        task = asyncio.create_task(do())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -140,6 +149,8 @@ class Builder:
         names = [_name(tag) for tag in options.tags]
         platform = parse_platform(options.platform) if options.platform else native()
         options.epoch  # noqa: B018 - raises when it is malformed, before anything is done
+        if any("\0" in text for text in (*options.args, *options.args.values(), *options.labels) if text):
+            raise errors.InvalidParameter("a build argument or label contains a NUL byte")
         context = Context(directory / "context", self._memo)
         try:
             if options.remote:

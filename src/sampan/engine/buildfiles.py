@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from pathlib import Path
 
 from sampan.engine.config import EngineConfig
+from sampan.storage.removal import remove_tree
 
 
 def root(config: EngineConfig) -> Path:
@@ -21,5 +22,6 @@ def secrets(config: EngineConfig) -> Path:
 def sweep(config: EngineConfig) -> None:
     """Remove what a crash left of earlier builds."""
     for path in (root(config), secrets(config)):
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(str(path))
     root(config).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -153,26 +153,42 @@ class Extractor:
             return self._root, b""
         found = self._fds.get(path)
         if found is None:
-            found = self._open_parent(path)
-            if len(self._fds) >= _DIRFDS:
-                os.close(self._fds.pop(next(iter(self._fds)))[0])
-            self._fds[path] = found
+            try:
+                found = self._open_parent(path)
+            except FileNotFoundError:
+                found = self._make_parents(path)
+            self._keep(path, found)
         return found
+
+    def _keep(self, path: bytes, found: tuple[int, bytes]) -> None:
+        if len(self._fds) >= _DIRFDS:
+            os.close(self._fds.pop(next(iter(self._fds)))[0])
+        self._fds[path] = found
 
     def _open_parent(self, path: bytes) -> tuple[int, bytes]:
         plain = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
         try:
             return paths.openat2(self._root, path, _PARENT, resolve=plain), path
-        except FileNotFoundError:
-            return self._make_parent(path)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        try:
-            fd = paths.open_in_root(self._root, path, _PARENT)
-        except FileNotFoundError:
-            return self._make_parent(path)
+        fd = paths.open_in_root(self._root, path, _PARENT)
         return fd, self._real_path(fd) if self._recorder is not None else path
+
+    def _make_parents(self, path: bytes) -> tuple[int, bytes]:
+        """Make ``path`` and what is missing above it: up to what is there, then down again.
+
+        Not by recursion: a name may have a thousand parts.
+        """
+        missing = [path]
+        while (above := missing[-1].rpartition(b"/")[0]) and above not in self._fds:
+            try:
+                self._keep(above, self._open_parent(above))
+            except FileNotFoundError:
+                missing.append(above)
+        for one in missing[:0:-1]:
+            self._keep(one, self._make_parent(one))
+        return self._make_parent(path)
 
     def _make_parent(self, path: bytes) -> tuple[int, bytes]:
         above, _, name = path.rpartition(b"/")

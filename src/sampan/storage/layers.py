@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import threading
@@ -36,6 +35,7 @@ from sampan.storage.blobs import BlobStore, replace_file
 from sampan.storage.digest import Digest
 from sampan.storage.pipeline import BackgroundHash, Piece, ReadAhead
 from sampan.storage.record import Moved, RecordWriter, replay
+from sampan.storage.removal import remove_tree
 from sampan.storage.tar import TarReader
 
 
@@ -93,7 +93,7 @@ class LayerStore:
         self._layers: dict[Digest, Layer] = {}
         self._fresh: dict[Digest, float] = {}
         self.root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._tmp, ignore_errors=True)
+        _remove(self._tmp)
         self._tmp.mkdir(exist_ok=True)
         self._load()
 
@@ -203,7 +203,7 @@ class LayerStore:
         try:
             yield directory
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
             raise
 
     def _unpack_into(
@@ -230,7 +230,7 @@ class LayerStore:
 
     def discard(self, unpacked: Unpacked) -> None:
         """Remove an unpacked layer that isn't wanted."""
-        shutil.rmtree(unpacked.directory, ignore_errors=True)
+        _remove(Path(unpacked.directory))
 
     def place(self, parent: Digest | None, unpacked: Unpacked) -> Layer:
         """Join an unpacked layer to ``parent``. When the same layer is here already, that one is given."""
@@ -264,12 +264,12 @@ class LayerStore:
             gate = self._placing.setdefault(layer.chain_id, threading.Lock())
         with gate:
             if present := self.present(layer.chain_id):
-                shutil.rmtree(directory)
+                _remove(directory)
                 return present
             replace_file(directory / "layer.json", msgspec.json.encode(layer), durable=False)
             os.chmod(directory, 0o755)
             final = self.directory(layer.chain_id)
-            shutil.rmtree(final, ignore_errors=True)  # one that a crash left without its record
+            _remove(final)  # one that a crash left without its record
             os.rename(directory, final)
             with self._lock:
                 self._layers[layer.chain_id] = layer
@@ -374,7 +374,7 @@ class LayerStore:
         grave = tempfile.mkdtemp(dir=self._tmp)
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.directory(chain), Path(grave) / "dead")
-        shutil.rmtree(grave, ignore_errors=True)
+        _remove(Path(grave))
 
 
 def _bounded(pieces: Iterable[Piece], limit: int | None) -> Iterator[Piece]:
@@ -407,3 +407,9 @@ def _copy_description(source: bytes, target: bytes) -> None:
         if not name.startswith(extract.OVERLAY_XATTRS):
             xattr.write(target, name, value)
     os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+
+def _remove(directory: Path) -> None:
+    """Delete a tree of any depth; what resists stays for the next start."""
+    with contextlib.suppress(OSError):
+        remove_tree(str(directory))

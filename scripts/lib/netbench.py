@@ -14,33 +14,45 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Answers each request with 100 bytes; one connection at a time, for as many requests as it likes.
+# Answers each request with 100 bytes, on any number of connections.
 SERVER = """
-import socket, sys
+import select, socket, sys
 s = socket.create_server((sys.argv[1], int(sys.argv[2])), backlog=512)
-answer = b"HTTP/1.0 200 OK\\r\\nContent-Length: 62\\r\\n\\r\\n" + b"x" * 62
+answer = b"HTTP/1.1 200 OK\\r\\nContent-Length: 62\\r\\n\\r\\n" + b"x" * 62
 print("ready", flush=True)
+poll, open_ones = select.epoll(), {}
+poll.register(s, select.EPOLLIN)
 while True:
-    c, _ = s.accept()
-    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    while c.recv(4096):
-        c.sendall(answer)
-    c.close()
+    for fd, _ in poll.poll():
+        if fd == s.fileno():
+            c, _ = s.accept()
+            c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            open_ones[c.fileno()] = c
+            poll.register(c, select.EPOLLIN)
+        elif open_ones[fd].recv(4096):
+            open_ones[fd].sendall(answer)
+        else:
+            open_ones.pop(fd).close()
 """
+# Sixteen connections ask at once, again and again; or one after the other asks once ("each").
 CLIENT = """
 import socket, sys, time
 to, seconds, each = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3]), sys.argv[4] == "each"
-count, end, s = 0, time.perf_counter() + seconds, None
+def connected():
+    s = socket.create_connection(to)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return s
+kept = [] if each else [connected() for _ in range(16)]
+count, end = 0, time.perf_counter() + seconds
 while time.perf_counter() < end:
-    if s is None:
-        s = socket.create_connection(to)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    s.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
-    s.recv(4096)
+    ones = kept or [connected()]
+    for s in ones:
+        s.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    for s in ones:
+        s.recv(4096)
     if each:
-        s.close()
-        s = None
-    count += 1
+        ones[0].close()
+    count += len(ones)
 print(count / seconds)
 """
 SINK = """
@@ -93,7 +105,7 @@ def number(netns: str, code: str, *args: str) -> float:
 
 
 def request_rate(netns: str, host: str, port: int, seconds: float = 1.0, *, each: bool = False) -> float:
-    """Requests a second, one after the other, on one connection or on a connection each."""
+    """Requests a second on sixteen connections, or one after the other on a connection each."""
     return number(netns, CLIENT, host, str(port), str(seconds), "each" if each else "kept")
 
 

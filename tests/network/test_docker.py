@@ -235,6 +235,16 @@ def test_egress_by_name_address_and_label(here: Town) -> None:
     assert ask(here.inside("by-network"), "tcp", NEIGHBOUR, 80).startswith("open")
     assert ask(here.inside("by-network"), "tcp", NEIGHBOUR, 81).startswith("ERROR")
     assert ask(here.inside("by-label"), "tcp", NEIGHBOUR, 80).startswith("ERROR")
+    lent = here.address("by-network", "guarded").rpartition(".")[0] + ".77"
+    box = here.inside("by-network")
+    subprocess.run(box.command("ip", "addr", "add", f"{lent}/16", "dev", "eth0"), check=True)
+    subprocess.run(box.command("ip", "route", "add", NEIGHBOUR, "via", here.docker(
+        "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "guarded").stdout.strip(),
+        "src", lent), check=True)  # fmt: skip
+    assert ask(box, "tcp", NEIGHBOUR, 81, seconds=0.5).startswith("ERROR"), "with an address nobody has"
+    here.daemon.kill()
+    here.daemon.start()
+    assert ask(here.inside("by-label"), "tcp", NEIGHBOUR, 80).startswith("ERROR")
     assert here.resolve("by-label", "some.example") == []
     from tests.conftest import BIN
 

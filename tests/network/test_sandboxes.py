@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -563,3 +564,53 @@ async def test_exhausted_pool(lab: Lab) -> None:
         await lab.run()
     await lab.stop(started[2])
     await lab.run()
+
+
+SCTP_SERVER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+s.bind(("0.0.0.0", 9))
+s.listen(4)
+print("ready", flush=True)
+while True:
+    c, peer = s.accept()
+    c.sendall(b"sctp " + peer[0].encode() + b" " + c.recv(100))
+"""
+SCTP_CLIENT = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+s.settimeout(3)
+s.connect((sys.argv[1], 3868))
+s.sendall(b"hello")
+print(s.recv(100).decode())
+"""
+
+
+def _has_sctp() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_sctp(), reason="the kernel has no SCTP (its module is loaded by modprobe sctp)")
+@in_lab()
+async def test_sctp_port(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _c, server = await lab.run(ports={"9/sctp": "3868"})
+    server.app(SCTP_SERVER)
+    done = await asyncio.to_thread(outside.python, SCTP_CLIENT, "10.201.7.1")
+    assert done.stdout.strip() == "sctp 10.201.7.2 hello", done.stderr
+    with pytest.raises(errors.SystemFailure, match="port is already allocated"):
+        await lab.run(ports={"9/sctp": "3868"})
+
+
+@in_lab()
+async def test_sctp_without_the_kernels_module_is_said(lab: Lab) -> None:
+    if _has_sctp():
+        pytest.skip("the kernel has SCTP")
+    with pytest.raises(
+        errors.SystemFailure, match=r"failed to bind host port 0.0.0.0:3868/sctp: protocol not"
+    ):
+        await lab.run(ports={"9/sctp": "3868"})

@@ -24,6 +24,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sampan.kernel.nft import Nft, NftError
 from sampan.network.ports import ANY
@@ -239,6 +240,14 @@ def _join(parts: Iterable[Elements]) -> Elements:
     return result
 
 
+def _kept(element: Mapping[str, Any]) -> str:
+    """An element as nft's JSON has it, to be added again."""
+    key = " . ".join(str(part) for part in element["val"]["concat"])
+    counter = element.get("counter")
+    count = f" counter packets {counter['packets']} bytes {counter['bytes']}" if counter else ""
+    return f"{key}{count} timeout {element['timeout']}s expires {max(1, element['expires'])}s"
+
+
 @dataclass(slots=True)
 class Firewall:
     """The table of one engine and what it is meant to hold. For the event loop; calls take 0.1 to 2 ms."""
@@ -254,8 +263,7 @@ class Firewall:
     def reset(self) -> None:
         """Make the table anew from what it is meant to hold. NftError when nftables refuses."""
         text = f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n"
-        self.nft.run(text + table_text(self.table) + short_cut_text(self.table, self.short_cut))
-        self.present = True
+        text += table_text(self.table) + short_cut_text(self.table, self.short_cut)
         elements = _join(
             [
                 *(segment_elements(item) for item in self._segments.values()),
@@ -263,7 +271,25 @@ class Firewall:
                 self._forwarded_elements(self._forwarded),
             ]
         )
-        self.nft.run(_commands("add", self.table, elements))
+        self.nft.run(text + _commands("add", self.table, elements) + self._learned())
+        self.present = True
+
+    def _learned(self) -> str:
+        """Commands that keep what names have opened and what was refused, for the rest of its time."""
+        commands = ""
+        for name in ("pin4", "pin6", "pinport4", "pinport6", "refused4", "refused6"):
+            with contextlib.suppress(NftError):
+                for item in self.nft.query(f"list set {FAMILY} {self.table} {name}"):
+                    for element in item.get("set", {}).get("elem", []):
+                        commands += (
+                            f"add element {FAMILY} {self.table} {name} {{ {_kept(element['elem'])} }}\n"
+                        )
+        return commands
+
+    def forget(self) -> None:
+        """Mean to hold nothing."""
+        for known in (self._segments, self._forwarded, self._owned):
+            known.clear()
 
     def exists(self) -> bool:
         """Whether the table is in the kernel (another program may have flushed it)."""

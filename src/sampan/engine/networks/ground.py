@@ -19,6 +19,7 @@ from sampan.network.forwarding import Forwarding
 from sampan.network.ipam import Network
 from sampan.network.options import BridgeOptions, LanOptions
 from sampan.network.sandbox import write_sysctl
+from sampan.network.sources import Sources
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Ground:
         self._indexes: dict[str, int] = {}
         try:
             self._firewall = Firewall(self.table, Nft())
+            self.sources = Sources(self.table, self._firewall.nft)
         except NftError as failure:
             self.refusal = str(failure)
 
@@ -60,7 +62,10 @@ class Ground:
                 bridges.remove(self.route, name, self.table)
         try:
             if self._firewall is not None:
-                self._firewall.reset()
+                for network in known:
+                    if network.driver == "bridge" and not network.config_only:
+                        self._firewall.add_segment(self.segment(network))
+                self._lay_table(self._firewall)
         except NftError as failure:
             self.refusal = str(failure)
         if self.refusal:
@@ -72,6 +77,16 @@ class Ground:
             except (errors.SampanError, OSError) as failure:
                 log.warning("network %s: %s", network.name, failure)
 
+    @staticmethod
+    def _lay_table(firewall: Firewall) -> None:
+        """The whole table in one transaction; where it refuses something that is known, piece by piece later."""
+        try:
+            firewall.reset()
+        except NftError as failure:
+            log.warning("nftables refuses what is known, beginning with an empty table: %s", failure)
+            firewall.forget()
+            firewall.reset()
+
     def close(self) -> None:
         """Let go of sockets; the kernel keeps what was made."""
         self.route.close()
@@ -82,6 +97,7 @@ class Ground:
         """Take everything of ours out of the kernel: the engine ends and no container needs it."""
         if self._firewall is not None:
             self._firewall.remove()
+            self.sources.remove()
         for name in bridges.ours(self.route, self.table):
             with contextlib.suppress(OSError):
                 bridges.remove(self.route, name, self.table)

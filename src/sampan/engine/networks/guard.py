@@ -65,6 +65,7 @@ class Guard:
             if not ground.firewall.exists():
                 log.warning("the nftables table %s was removed by another program; made anew", ground.table)
                 ground.firewall.reset()
+                ground.sources.mend()
                 attributes = {"name": "bridge", "table": ground.table}
                 self._networks.events.publish("network", "mend", self._networks.default.id, attributes)
             self.look()
@@ -109,6 +110,9 @@ class Guard:
         rules = [rule for text in item.egress for rule in egress.parse(text)]
         sources = [address for endpoint in item.endpoints for address in endpoint.addresses()]
         self._networks.ground.firewall.set_owned(item.container, egress.elements(rules, sources))
+        if self._networks.ground.firewall.present:
+            devices = {one.outer: one.addresses() for one in item.endpoints if one.outer}
+            self._networks.ground.sources.bind(item.container, devices)
 
     def release(self, item: Sandbox) -> None:
         """End control of a sandbox; what it was refused is forgotten."""
@@ -116,6 +120,7 @@ class Guard:
             return
         firewall = self._networks.ground.firewall
         firewall.set_owned(item.container, {})
+        self._networks.ground.sources.bind(item.container, {})
         for version, entry in self._refused_elements():
             if entry["source"] in [a for endpoint in item.endpoints for a in endpoint.addresses()]:
                 firewall.forget_refused(version, entry)

@@ -82,6 +82,11 @@ class Networks:
             networks = [network, *[item for item in networks if item.id != network.id]]
         self.catalog.load(sorted(networks, key=lambda item: (not item.predefined, item.created_ns)))
         self.sandboxes.load(sandboxes)
+        # Known before the table is made anew, in one transaction: no connection slips through meanwhile.
+        for item in sandboxes:
+            with contextlib.suppress(errors.SampanError):
+                self.publishing.open(item)
+                self.guard.control(item)
         self.ground.open(self.catalog)
         self.guard.open()
 

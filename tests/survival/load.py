@@ -314,3 +314,39 @@ class Clock:
         assert numbers == list(range(1, len(numbers) + 1)), f"{self.name}: lines are missing or doubled"
         assert len(numbers) > 10
         return len(numbers)
+
+
+class Follower(threading.Thread):
+    """Follows a clock's log, over and over: within a connection every number comes after the one before."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(name=f"follower of {name}", daemon=True)
+        self.world, self.container = world, name
+        self.over = threading.Event()
+        self.error = ""
+        self.lines = 0
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                self._follow()
+            except Gone:
+                time.sleep(0.05)
+            except BaseException:
+                self.error = traceback.format_exc()
+                return
+
+    def _follow(self) -> None:
+        last = 0
+        rest = b""
+        for data in self.world.stream(
+            f"/containers/{self.container}/logs?stdout=1&follow=1&tail=50", self.over
+        ):
+            rest += data
+            done = 0
+            for found in re.finditer(rb"tick (\d+)\n", rest):
+                number, done = int(found[1]), found.end()
+                assert last in (0, number - 1), f"{number} follows {last}"
+                last = number
+                self.lines += 1
+            rest = rest[done:]

@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 
-from tests.survival.load import Clock, Worker
+from tests.survival.load import Clock, Follower, Worker
 from tests.survival.many import many
 from tests.survival.world import World
 
@@ -39,10 +39,11 @@ def survive(
         clocks.append(Clock(world, "clock-always", RestartPolicy={"Name": "always"}))
         files = world.engine_files()
         staff = [Worker(world, number, seed) for number in range(workers)]
-        for worker in staff:
-            worker.start()
-        starts = [_kill(world, staff, chance.uniform(*pause)) for _ in range(kills)]
-        _finish(staff)
+        followers = [Follower(world, clock.name) for clock in clocks]
+        for thread in (*staff, *followers):
+            thread.start()
+        starts = [_end_and_start(world, staff, chance, pause) for _ in range(kills)]
+        _finish(staff, followers)
         ticks = [clock.check() for clock in clocks]
         _only_clocks(world, clocks)
         world.settle(8) if world.engine_files() > files + 3 else None
@@ -61,6 +62,7 @@ def survive(
             "lives": dict(lives),
             "requests repeated": sum(worker.retries for worker in staff),
             "log lines of the clocks": ticks,
+            "lines followed": [follower.lines for follower in followers],
             "seconds to answer again": [round(seconds, 2) for seconds in (min(starts), max(starts))],
             "memory": world.engine_memory(),
         }
@@ -68,9 +70,18 @@ def survive(
         world.close()
 
 
-def _kill(world: World, staff: list[Worker], pause: float) -> float:
-    time.sleep(pause)
-    world.kill()
+def _end_and_start(
+    world: World, staff: list[Worker], chance: random.Random, pause: tuple[float, float]
+) -> float:
+    """End the engine after a while, three times in four by kill -9; seconds until the next one answers."""
+    time.sleep(chance.uniform(*pause))
+    if chance.random() < 0.3:
+        world.kill_helper(chance.choice(("sampan-zygote", "switchboard")))
+        time.sleep(chance.uniform(*pause))
+    if chance.random() < 0.75:
+        world.kill()
+    else:
+        world.stop()
     seconds = world.start()
     _check(staff, world)
     return seconds
@@ -81,13 +92,16 @@ def _check(staff: list[Worker], world: World) -> None:
         assert not worker.error, f"{worker.name}: {worker.error}\n{world.log()}"
 
 
-def _finish(staff: list[Worker]) -> None:
-    for worker in staff:
-        worker.over.set()
-    for worker in staff:
-        worker.join(90)
-        assert not worker.is_alive(), f"{worker.name} does not come to an end"
+def _finish(staff: list[Worker], followers: list[Follower]) -> None:
+    for thread in (*staff, *followers):
+        thread.over.set()
+    for thread in (*staff, *followers):
+        thread.join(90)
+        assert not thread.is_alive(), f"{thread.name} does not come to an end"
     _check(staff, staff[0].world)
+    for follower in followers:
+        assert not follower.error, f"{follower.name}: {follower.error}"
+        assert follower.lines, f"{follower.name} has seen nothing"
 
 
 def _only_clocks(world: World, clocks: list[Clock]) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,14 @@ class World:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def kill_helper(self, word: str) -> None:
+        """kill -9, of the engine's process whose command line has ``word``; the engine makes a new one."""
+        for pid in self.inside("ip", "netns", "pids", self.netns).split():
+            with contextlib.suppress(OSError):
+                if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+                    return
+
     def stop(self) -> None:
         """SIGTERM; returns when it has ended."""
         assert self.process is not None
@@ -135,6 +144,22 @@ class World:
             with contextlib.suppress(ValueError):
                 return answer.status, json.loads(said)
         return answer.status, said.decode("utf-8", "replace")
+
+    def stream(self, path: str, over: threading.Event) -> Iterator[bytes]:
+        """What a request answers, as it comes, until ``over``. Gone when the engine ended meanwhile."""
+        connection = _Connection(self.socket, 60)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            while not over.is_set():
+                data = answer.read1(1 << 16)
+                if not data:
+                    return
+                yield data
+        except (OSError, http.client.HTTPException) as problem:
+            raise Gone(path) from problem
+        finally:
+            connection.close()
 
     def must(self, method: str, path: str, body: Any = None) -> Any:
         """The answer to a request that has to succeed."""

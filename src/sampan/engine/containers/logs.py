@@ -245,8 +245,10 @@ async def _follow(
                     return
                 waiting = asyncio.ensure_future(changed.wait())
                 left = formatter.seconds_left()
-                await asyncio.wait({waiting, over}, return_when=asyncio.FIRST_COMPLETED, timeout=left)
-                waiting.cancel()
+                try:
+                    await asyncio.wait({waiting, over}, return_when=asyncio.FIRST_COMPLETED, timeout=left)
+                finally:
+                    waiting.cancel()
                 if left == 0.0:
                     return
     finally:

@@ -7,8 +7,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
 from sampan.network.switchboard import wire
 from sampan.network.switchboard.inside import socket_inside
@@ -76,14 +75,22 @@ class Names:
         return f"{name}.{self.titles[network]}" if name else ""
 
 
-@dataclass(slots=True)
 class Client:
-    """What a container may ask and of whom. ``guard`` decides on names under egress control."""
+    """What a container may ask and of whom. No dataclass: their module takes over a megabyte."""
 
-    networks: list[str] = field(default_factory=list)
-    links: dict[str, list[str]] = field(default_factory=dict)
-    servers: list[str] = field(default_factory=list)
-    inside: bool = False
+    __slots__ = ("inside", "links", "networks", "servers")
+
+    def __init__(
+        self,
+        networks: Sequence[str] = (),
+        links: Mapping[str, list[str]] | None = None,
+        servers: Sequence[str] = (),
+        inside: bool = False,
+    ) -> None:
+        self.networks = list(networks)
+        self.links = dict(links or {})
+        self.servers = list(servers)
+        self.inside = inside
 
 
 class Resolver:

@@ -44,7 +44,7 @@ def test_elements() -> None:
     rules = parse("example.org:80,10.0.0.0/8:443,192.0.2.0/24,[fd00::]/8")
     assert elements(rules, ["10.201.6.2", "fd01::2"]) == {
         "egress4": ["10.201.6.2"],
-        "allowport4": ["10.201.6.2 . 10.0.0.0/8 . tcp . 443"],
+        "allowport4": ["10.201.6.2 . 10.0.0.0/8 . 6 . 443"],
         "allow4": ["10.201.6.2 . 192.0.2.0/24"],
         "egress6": ["fd01::2"],
         "allow6": ["fd01::2 . fd00::/8"],

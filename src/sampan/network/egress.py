@@ -17,6 +17,7 @@ from sampan.errors import InvalidParameter
 from sampan.network.firewall import Elements
 from sampan.network.ports import PROTOCOLS
 
+_NAMES = {number: name for name, number in PROTOCOLS.items()}
 _NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _FORM = re.compile(r"(?P<host>\[[^\]]+\](/\d+)?|[^:\[\]]+?)(:(?P<port>\d{1,5})(/(?P<protocol>\w+))?)?")
 
@@ -42,7 +43,7 @@ class Rule:
 
     def as_dict(self) -> dict[str, Any]:
         """As the switchboard is told."""
-        return {"name": self.name, "port": self.port, "protocol": self.protocol}
+        return {"name": self.name, "port": self.port, "protocol": PROTOCOLS[self.protocol]}
 
 
 def parse(text: str) -> list[Rule]:
@@ -83,7 +84,7 @@ def elements(rules: Iterable[Rule], sources: Iterable[str]) -> Elements:
             if not rule.network or (":" in rule.network) != (":" in source):
                 continue
             if rule.port:
-                key = f"{source} . {rule.network} . {rule.protocol} . {rule.port}"
+                key = f"{source} . {rule.network} . {PROTOCOLS[rule.protocol]} . {rule.port}"
                 result.setdefault(f"allowport{version}", []).append(key)
             else:
                 result.setdefault(f"allow{version}", []).append(f"{source} . {rule.network}")
@@ -96,6 +97,7 @@ def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:
     for element in item.get("set", {}).get("elem", []):
         body = element.get("elem", {})
         source, destination, protocol, port = body["val"]["concat"]
+        protocol = _NAMES.get(protocol, str(protocol))
         packets = body.get("counter", {}).get("packets", 0)
         result.append(
             {

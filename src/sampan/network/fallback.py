@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LOCAL = "127.0.0.11"
-_PROTOCOLS = ("tcp", "udp")
+_PROTOCOLS = {"tcp": 6, "udp": 17}
 _MARK, _REST = "0x5a000000", "0x00ffffff"
 
 
@@ -38,7 +38,9 @@ class Fallback:
     @property
     def keys(self) -> str:
         """The ports as elements of a set."""
-        return ", ".join(f"{protocol} . {port}" for protocol, port in self.ports if protocol in _PROTOCOLS)
+        return ", ".join(
+            f"{_PROTOCOLS[protocol]} . {port}" for protocol, port in self.ports if protocol in _PROTOCOLS
+        )
 
 
 # With route_localnet the kernel takes packets for 127.0.0.0/8 from the wire: nobody there has a say in that.
@@ -53,7 +55,7 @@ def ipv4_text(rules: Fallback) -> str:
     """Sets and chains for the namespace's ``ip`` table; "" when no port can fall back."""
     if not rules.keys:
         return ""
-    relay = "    meta l4proto tcp iifname . ip daddr @mine jump relay\n" if rules.relay4 else ""
+    relay = "    meta l4proto 6 iifname . ip daddr @mine jump relay\n" if rules.relay4 else ""
     mine = _elements(f"{_quoted(name)} . {address}" for name, address in rules.own)
     own = _elements(f"{_quoted(name)} : {address}" for name, address in rules.own)
     text = (
@@ -71,7 +73,7 @@ def ipv4_text(rules: Fallback) -> str:
         f"    socket wildcard 0 meta mark set meta mark or {_MARK}\n"
         "    ip daddr set iifname map @own\n"
         f"    meta mark and {_MARK} == {_MARK} meta mark set meta mark and {_REST} return\n"
-        f"    meta l4proto tcp dnat to {LOCAL}:{rules.relay4}\n  }}\n"
+        f"    meta l4proto 6 dnat to {LOCAL}:{rules.relay4}\n  }}\n"
     )
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.kernel.nft import Nft, NftError
-from sampan.network.ports import ANY
+from sampan.network.ports import ANY, PROTOCOLS
 
 FAMILY = "inet"
 PREFIX = "sampan_"
@@ -107,9 +107,10 @@ def forwarded_element(item: Forwarded) -> tuple[str, str] | None:
     if _version(item.target) != version or item.host_ip == "::1":
         return None
     value = f"{item.target} . {item.target_port}"
+    protocol = PROTOCOLS[item.protocol]  # nft knows names only where there is an /etc/protocols
     if item.host_ip == ANY[version]:
-        return f"any{version}", f"{item.protocol} . {item.host_port} : {value}"
-    return f"to{version}", f"{item.host_ip} . {item.protocol} . {item.host_port} : {value}"
+        return f"any{version}", f"{protocol} . {item.host_port} : {value}"
+    return f"to{version}", f"{item.host_ip} . {protocol} . {item.host_port} : {value}"
 
 
 _SETS = """
@@ -186,8 +187,8 @@ _CHAINS = """
     meta nfproto ipv6 oifname @open6 accept
     ip daddr . meta l4proto . th dport @reach4 accept
     ip6 daddr . meta l4proto . th dport @reach6 accept
-    ip protocol icmp oifname @routed4 accept
-    meta l4proto ipv6-icmp oifname @routed6 accept
+    ip protocol 1 oifname @routed4 accept
+    meta l4proto 58 oifname @routed6 accept
     oifname @bridges drop
   }
   chain input { type filter hook input priority filter - 1; policy accept;

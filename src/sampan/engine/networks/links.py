@@ -19,6 +19,7 @@ from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import enter, in_thread, open_netns
 from sampan.network import hostsfile
+from sampan.network.ports import PROTOCOLS
 from sampan.network.sandbox import write_sysctl
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Links:
         ports = [key.partition("/") for key in item.exposed]
         ports += [(str(one.port), "/", one.protocol) for one in item.published]
         keys = dict.fromkeys((protocol or "tcp", port) for port, _slash, protocol in ports)
-        return [f"{source.ipv4} . {target.ipv4} . {protocol} . {port}" for protocol, port in keys]
+        return [f"{source.ipv4} . {target.ipv4} . {PROTOCOLS[protocol]} . {port}" for protocol, port in keys]
 
     def released(self, item: Sandbox) -> None:
         """A sandbox ends: close what its links opened."""

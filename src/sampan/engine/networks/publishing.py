@@ -147,7 +147,9 @@ class Publishing:
             version = 6 if ":" in one.host_ip else 4
             address = endpoint and (endpoint.ipv6 if version == 6 else endpoint.ipv4)
             if not one.host_port and address:
-                elements.setdefault(f"reach{version}", []).append(f"{address} . {one.protocol} . {one.port}")
+                elements.setdefault(f"reach{version}", []).append(
+                    f"{address} . {ports.PROTOCOLS[one.protocol]} . {one.port}"
+                )
         self._networks.ground.firewall.set_owned(_owner(item), elements)
 
     def _forget_udp(self, forwarded: Iterable[Forwarded]) -> None:

@@ -120,10 +120,7 @@ class Cgroup:
         group = cls(parent, name)
         try:
             for kind, directory in group.directories.items():
-                try:
-                    _make_one(kind, directory)
-                except OSError:  # no parent yet, or left by a start in which the engine was killed
-                    group._make_again(kind, directory)
+                group._make_quickly(kind, directory)
             group.set(resources)
         except OSError as problem:
             group.destroy()
@@ -133,6 +130,15 @@ class Cgroup:
                 f"setting cgroup config for procHooks process: {problem.strerror}"
             ) from problem
         return group
+
+    def _make_quickly(self, kind: str, directory: str) -> None:
+        if kind != "unified":  # there the group above must hand its controllers down
+            try:
+                _make_one(kind, directory)
+                return
+            except OSError:
+                pass  # no parent yet, or left by a start in which the engine was killed
+        self._make_again(kind, directory)
 
     def _make_again(self, kind: str, directory: str) -> None:
         try:

@@ -130,9 +130,11 @@ def test_published_ports_from_everywhere(here: Town) -> None:
 
 def test_udp_keeps_source_addresses_and_follows_restarts(here: Town) -> None:
     here.run("udp", "-p", "5300:53/udp")
-    here.inside("udp").app(ECHO, "udp", "0.0.0.0", "53", "one")
+    first = here.inside("udp")
+    first.app(ECHO, "udp", "0.0.0.0", "53", "one")
     assert ask(here.neighbour, "udp", HOST, 5300) == f"one {NEIGHBOUR} hello"
     assert ask(None, "udp", "127.0.0.1", 5300).startswith("one")
+    first.end()
     here.docker("restart", "-t", "0", "udp")
     here.inside("udp").app(ECHO, "udp", "127.0.0.1", "53", "two")
     assert soon(lambda: ask(here.neighbour, "udp", HOST, 5300).startswith("two")), "from its loopback, too"
@@ -270,10 +272,8 @@ def test_flushed_rules_are_mended_and_told(here: Town) -> None:
     nft("flush", "ruleset")
     assert soon(lambda: "sampan_smpf0" in nft("list", "tables"))
     assert here.asker(here.neighbour, HOST, 8080) == NEIGHBOUR
-    told = here.docker(
-        "events", "--since", since, "--until", "0s", "--format", "{{.Type}} {{.Action}}"
-    ).stdout
-    assert "network mend" in told
+    asked = ("events", "--since", since, "--until", "0s", "--format", "{{.Type}} {{.Action}}")
+    assert soon(lambda: "network mend" in here.docker(*asked).stdout)
 
 
 def test_pools_avoid_the_hosts_routes_and_run_out(here: Town) -> None:

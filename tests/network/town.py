@@ -34,7 +34,8 @@ class Inside(Box):
 
     def end(self) -> None:
         """Kill what was started by the test; the container stays."""
-        for process in self.apps:
+        while self.apps:
+            process = self.apps.pop()
             process.kill()
             process.wait()
             assert process.stdout is not None

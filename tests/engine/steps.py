@@ -38,11 +38,12 @@ def output(daemon: Daemon, container: str) -> str:
 
 def unframed(data: bytes) -> str:
     """The text in a multiplexed stream."""
-    text = b""
-    while data:
-        size = int.from_bytes(data[4:8], "big")
-        text, data = text + data[8 : 8 + size], data[8 + size :]
-    return text.decode()
+    parts, at = [], 0
+    while at < len(data):
+        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
+        parts.append(data[at + 8 : end])
+        at = end
+    return b"".join(parts).decode()
 
 
 def inside(daemon: Daemon, container: str, script: str, **body: Any) -> str:

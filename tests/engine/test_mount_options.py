@@ -48,7 +48,11 @@ WRITES = "touch /x/a 2>/dev/null && echo top; touch /x/sub/a 2>/dev/null && echo
         (True, {}, "below\n"),
         (True, {"ReadOnlyNonRecursive": True}, "sub\nbelow\n"),
         (True, {"ReadOnlyForceRecursive": True, "Propagation": "rprivate"}, "below\n"),
-        (False, {"NonRecursive": True}, "top\nsub\ncat: can't open '/x/sub/file': No such file or directory\n"),
+        (
+            False,
+            {"NonRecursive": True},
+            "top\nsub\ncat: can't open '/x/sub/file': No such file or directory\n",
+        ),
     ],
 )
 def test_recursion(
@@ -94,12 +98,16 @@ def test_volume_options(sampand: Daemon) -> None:
     assert run(sampand, "mkdir -p /etc/in/ner; ls /etc/group", HostConfig={"Mounts": [labelled]})[0] == 0
     assert sampand.json("GET", "/volumes/opts")["Labels"] == {"a": "b"}
     inner = volume("opts", Subpath="in")
-    assert run(sampand, "ls /etc | grep -v host | grep -v resolv", HostConfig={"Mounts": [inner]})[1] == "ner\n"
+    assert (
+        run(sampand, "ls /etc | grep -v host | grep -v resolv", HostConfig={"Mounts": [inner]})[1] == "ner\n"
+    )
     empty = volume("bare", NoCopy=True)
     assert run(sampand, "test -e /etc/group", HostConfig={"Mounts": [empty]})[0] == 1
     driver = {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=7"}}
     special = {**volume("special", DriverConfig=driver), "Target": "/m"}
-    shown = run(sampand, "stat -c %u /m; df -k /m | tail -1 | awk '{print $2}'", HostConfig={"Mounts": [special]})
+    shown = run(
+        sampand, "stat -c %u /m; df -k /m | tail -1 | awk '{print $2}'", HostConfig={"Mounts": [special]}
+    )
     assert shown == (0, "7\n1024\n")
     for name in ("opts", "bare", "special"):
         sampand.api("DELETE", f"/volumes/{name}")

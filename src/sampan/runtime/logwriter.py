@@ -14,7 +14,7 @@ import _thread
 import os
 import zlib
 
-from sampan.runtime import logformat
+from sampan.runtime import logformat, logpipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def open_log(options: dict[str, Any] | None) -> Log:
     if options["driver"] in ("json-file", "local"):
         file = RotatingFile(options["path"], options["max_size"], options["max_file"], options["compress"])
         return JsonFile(file, options.get("attrs") or {})
+    if options["driver"] == "pipe":
+        return logpipe.PipedLog(options, open_log(options["file"]))
     raise ValueError(f"unknown log driver {options['driver']}")
 
 

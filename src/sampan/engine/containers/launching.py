@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from sampan import errors
-from sampan.engine.containers import attach, launchspec
+from sampan.engine.containers import attach, launchspec, logdriver
 from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container, MountPoint
@@ -30,6 +30,8 @@ async def launch(containers: Containers, container: Container, live: Live) -> Pr
         undo.callback(attach.close_ends, ends)
         undo.push_async_callback(containers.networks.release, container.id)
         joined = launchspec.joined_namespaces(containers, container)
+        if container.host.log_config.type not in ("", "json-file", "local", "none"):
+            await asyncio.to_thread(logdriver.probe, container)
         await _mount_volumes(containers, container, undo)
         # Meanwhile: it takes a millisecond, or long when somebody else changes groups.
         making = asyncio.create_task(asyncio.to_thread(launchspec.make_cgroup, containers, container))

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from sampan import errors
+from sampan.engine.containers import logremote
 from sampan.engine.containers.record import Container
 
-DRIVERS = frozenset(("json-file", "local", "none"))
-_OPTIONS = {
-    "json-file": frozenset(
-        ("max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode",
-         "max-buffer-size")
-    ),
-    "local": frozenset(("max-size", "max-file", "compress", "mode", "max-buffer-size")),
-    "none": frozenset(("mode", "max-buffer-size")),
-}  # fmt: skip
+_FILE = frozenset(("max-size", "max-file", "compress"))
+_MODE = frozenset(("mode", "max-buffer-size"))
+_CACHE = frozenset(("cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"))
+OPTIONS = {
+    "json-file": _FILE | _MODE | frozenset(logremote.CHOICE),
+    "local": _FILE | _MODE,
+    "none": _MODE,
+    **{kind: names | _MODE | _CACHE for kind, names in logremote.OPTIONS.items()},
+}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)i?b?", re.IGNORECASE)
+_TRUTH = {
+    **dict.fromkeys(("1", "t", "T", "true", "True", "TRUE"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "False", "FALSE"), False),
+}
 DEFAULT_SIZE = 20 << 20
 DEFAULT_FILES = 5
 """Logs are bounded by default: 100 MB a container."""
 
+DEFAULT_BUFFER = 1 << 20
+
 
 def check(kind: str, options: dict[str, str]) -> None:
     """What is refused at create. InvalidParameter in Docker's words."""
-    if kind not in DRIVERS:
+    if kind not in OPTIONS:
         raise errors.InvalidParameter(
             f'error looking up logging plugin {kind}: plugin "{kind}" not found',
-            hint=f"known drivers: {', '.join(sorted(DRIVERS))}",
+            hint=f"known drivers: {', '.join(sorted(OPTIONS))}",
         )
     mode = options.get("mode", "")
     if mode not in ("", "blocking", "non-blocking"):
         raise errors.InvalidParameter(f"logger: logging mode not supported: {mode}")
+    if "max-buffer-size" in options:
+        if mode != "non-blocking":
+            raise errors.InvalidParameter(
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
+            )
+        try:
+            size(options["max-buffer-size"])
+        except ValueError as problem:
+            raise errors.InvalidParameter(
+                f"logger: error parsing option max-buffer-size: {problem}"
+            ) from None
     for name in options:
-        if name not in _OPTIONS[kind]:
+        if name not in OPTIONS[kind]:
             raise errors.InvalidParameter(f"unknown log opt '{name}' for {kind} log driver")
+    logremote.check(kind, options)
 
 
 def size(text: str) -> int:
@@ -50,6 +70,28 @@ def size(text: str) -> int:
     return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
 
 
+def truth(text: str) -> bool:
+    """A boolean as Go reads it. ValueError in its words."""
+    if text not in _TRUTH:
+        raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return _TRUTH[text]
+
+
+def readable(container: Container) -> bool:
+    """Whether ``docker logs`` has a file to read from."""
+    log = container.host.log_config
+    if log.type in logremote.OPTIONS:
+        return not _TRUTH.get((log.config or {}).get("cache-disabled", ""), False)
+    return log.type != "none"
+
+
+def probe(container: Container) -> None:
+    """Whether the driver can work, found at start as by dockerd; blocks. SystemFailure."""
+    log = container.host.log_config
+    if log.type in logremote.OPTIONS:
+        logremote.probe(log.type, log.config or {})
+
+
 def plan(container: Container, path: Path) -> dict[str, Any] | None:
     """The plan's ``log`` entry. SystemFailure for options that mean nothing, found at start as by dockerd."""
     kind = container.host.log_config.type or "json-file"
@@ -57,51 +99,101 @@ def plan(container: Container, path: Path) -> dict[str, Any] | None:
     if kind == "none":
         return None
     try:
-        largest = size(options["max-size"]) if "max-size" in options else DEFAULT_SIZE
-        default_files = 1 if "max-size" in options and kind == "json-file" else DEFAULT_FILES
-        files = int(options.get("max-file", default_files))
-        if files < 1:
-            raise ValueError("max-file cannot be less than 1")
-    except ValueError as problem:
+        if kind in logremote.OPTIONS:
+            return _piped(kind, options, container, path)
+        return _file(kind, options, path) | {"attrs": attributes(container, options)}
+    except (ValueError, re.error) as problem:
         raise errors.SystemFailure(
             f"failed to create task for container: failed to initialize logging driver: {problem}"
         ) from None
+
+
+def _file(kind: str, options: dict[str, str], path: Path, prefix: str = "") -> dict[str, Any]:
+    """The bounded file; ``prefix`` is that of its options' names."""
+    largest, most = options.get(f"{prefix}max-size"), options.get(f"{prefix}max-file")
+    bound = DEFAULT_SIZE if largest is None else size(largest)
+    if bound == 0:
+        raise ValueError("max-size must be a positive number")
+    # With a size of the user's json-file has one file unless told otherwise.
+    files = (
+        (1 if largest is not None and kind == "json-file" else DEFAULT_FILES) if most is None else int(most)
+    )
+    if files < 1:
+        raise ValueError("max-file cannot be less than 1")
+    compress = truth(options.get(f"{prefix}compress", "false"))
+    if compress and (files < 2 or bound < 0) and kind == "json-file":
+        raise ValueError("compress cannot be true when max-file is less than 2 or max-size is not set")
     return {
         "driver": "json-file",
         "path": str(path),
-        "max_size": largest,
+        "max_size": bound,
         "max_file": files,
-        "compress": options.get("compress", "false").lower() == "true",
-        "attrs": attributes(container, options),
+        "compress": compress,
+    }
+
+
+def _piped(kind: str, options: dict[str, str], container: Container, path: Path) -> dict[str, Any]:
+    """A helper that ships lines, with a file beside it that ``docker logs`` reads."""
+    tag = expand_tag(options.get("tag") or "{{.ID}}", container)
+    noted = attributes(container, {name: text for name, text in options.items() if name != "tag"})
+    file: dict[str, Any] = {"driver": "none"}
+    if not truth(options.get("cache-disabled", "false")):
+        file = _file("local", options, path, "cache-") | {"attrs": noted}
+    return {
+        "driver": "pipe",
+        "command": logremote.helper(kind, options, container, tag, noted),
+        "blocking": options.get("mode") != "non-blocking",
+        "buffer": size(options["max-buffer-size"]) if "max-buffer-size" in options else DEFAULT_BUFFER,
+        "file": file,
     }
 
 
 def attributes(container: Container, options: dict[str, str]) -> dict[str, str]:
-    """Labels and variables that the options ask to note with each line."""
+    """Labels and variables that the options ask to note with each line. ValueError, re.error."""
     labels = container.config.labels or {}
     env = dict(entry.partition("=")[::2] for entry in container.config.env or ())
     found = _chosen(labels, options.get("labels", ""), options.get("labels-regex", ""))
     found |= _chosen(env, options.get("env", ""), options.get("env-regex", ""))
     if options.get("tag"):
-        found["tag"] = _tag(options["tag"], container)
+        found["tag"] = expand_tag(options["tag"], container)
     return found
 
 
 def _chosen(values: dict[str, str], names: str, pattern: str) -> dict[str, str]:
     wanted = {name.strip() for name in names.split(",") if name.strip()}
+    expression = re.compile(pattern) if pattern else None
     return {
-        key: value for key, value in values.items() if key in wanted or (pattern and re.search(pattern, key))
+        key: value
+        for key, value in values.items()
+        if key in wanted or (expression and expression.search(key))
     }
 
 
-def _tag(template: str, container: Container) -> str:
+def expand_tag(template: str, container: Container) -> str:
+    """A log tag with its ``{{.ID}}`` and the like filled in. ValueError for what isn't known."""
+    image = container.image.removeprefix("sha256:")
     facts = {
         "ID": container.short_id,
         "FullID": container.id,
         "Name": container.name,
         "ImageName": container.config.image,
-        "ImageID": container.image.removeprefix("sha256:")[:12],
+        "ImageID": image[:12],
         "ImageFullID": container.image,
+        "Command": shlex.join([container.path, *container.args]),
+        "Hostname": container.config.hostname,
         "DaemonName": "docker",
+        "ContainerID": container.id,
+        "ContainerName": f"/{container.name}",
+        "ContainerImageName": container.config.image,
+        "ContainerImageID": container.image,
     }
-    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", lambda m: facts.get(m.group(1), m.group(0)), template)
+
+    def fact(match: re.Match[str]) -> str:
+        if match.group(1) not in facts:
+            raise ValueError(f"template: log-tag: can't evaluate {match.group(0)}")
+        return facts[match.group(1)]
+
+    text = re.sub(r"\{\{-?\s*\.?(.*?)\s*-?\}\}", fact, template)
+    if "{{" in text:
+        raise ValueError(f"template: log-tag: unclosed action in {template}")
+    return text

@@ -13,14 +13,13 @@ from urllib.parse import quote_plus
 import msgspec
 
 from sampan import errors
-from sampan.engine.containers import logruns
+from sampan.engine.containers import logdriver, logruns
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.logfiles import LogFiles
 from sampan.engine.containers.record import Container
 from sampan.engine.containers.timestamps import parse_rfc3339
 from sampan.engine.containers.watch import Watcher
 
-READABLE = frozenset(("json-file", "local"))
 _STREAMS = {"stdout": 1, "stderr": 2}
 _HEAD = struct.Struct(">BxxxI")
 
@@ -257,11 +256,10 @@ async def _follow(
 
 def check_readable(container: Container) -> None:
     """Unsupported when the container's log driver keeps nothing that can be read."""
-    kind = container.host.log_config.type or "json-file"
-    if kind not in READABLE:
+    if not logdriver.readable(container):
         raise errors.Unsupported(
             "configured logging driver does not support reading",
-            hint=f"The container logs to {kind}; json-file and local can be read back.",
+            hint=f"The container logs to {container.host.log_config.type} and keeps no file beside it.",
         )
 
 

@@ -1,0 +1,252 @@
+"""The helper of a log driver that sends lines elsewhere: reads frames from stdin, ships lines, ends with them.
+
+``python -I -S -c … JSON``: started by a monitor (:mod:`sampan.runtime.logpipe`), one for a container. Syslog
+over UDP, TCP, TLS, unix streams and datagrams in the formats of RFC 3164 and 5424; journald by its native
+protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+LINE = 16 << 10
+"""Bytes of a line after which it is sent in parts, as Docker does."""
+TRIES = 3
+_TIMEOUT = 5.0
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_ERROR, _INFO = 3, 6  # severities of stderr and stdout
+
+
+class Sink(Protocol):
+    """Where lines go."""
+
+    def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
+        """Send one line without its end. OSError when that isn't possible now."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class Syslog:
+    """A syslog receiver. ``address`` is ``[protocol, host or path, port]``."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._protocol, self._host, self._port = config["address"]
+        self._tls: dict[str, Any] = config.get("tls") or {}
+        self._facility: int = config["facility"]
+        self._format: str = config["format"]
+        self._tag: str = config["tag"]
+        self._hostname = socket.gethostname()
+        self._socket: socket.socket | None = None
+
+    def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
+        """Send, over a new connection where the old one is gone."""
+        text = self._message(stream, now, line)
+        if self._protocol == "tcp+tls" and self._format.startswith("rfc5424"):
+            text = b"%d %s" % (len(text), text)
+        if self._socket is None:
+            self._socket = connect(self._protocol, self._host, self._port, self._tls)
+        try:
+            self._socket.sendall(text)
+        except OSError:
+            self._socket.close()
+            self._socket = None
+            raise
+
+    def close(self) -> None:
+        """End the connection so that nothing on its way is lost: what we never read would reset it."""
+        made, self._socket = self._socket, None
+        if made is None or self._protocol in ("udp", "unixgram"):
+            return
+        try:
+            made.settimeout(_TIMEOUT)
+            made.shutdown(socket.SHUT_WR)
+            while made.recv(1 << 16):
+                continue
+        except OSError:
+            return  # it is gone, or keeps its side open: all was sent
+
+    def _message(self, stream: int, now: int, line: bytes) -> bytes:
+        priority = self._facility << 3 | (_ERROR if stream == 2 else _INFO)
+        tag, pid = self._tag, os.getppid()
+        if self._format.startswith("rfc5424"):
+            stamp = rfc5424_time(now, micro=self._format == "rfc5424micro")
+            head = f"<{priority}>1 {stamp} {self._hostname} {tag} {pid} {tag} - "
+        else:
+            host = f"{self._hostname} " if self._format == "rfc3164" else ""
+            head = f"<{priority}>{rfc3164_time(now)} {host}{tag}[{pid}]: "
+        return head.encode() + line + b"\n"
+
+
+def rfc3164_time(now: int) -> str:
+    """Local time as RFC 3164 has it: ``Jan  2 15:04:05``."""
+    local = time.localtime(now // 1_000_000_000)
+    return f"{_MONTHS[local.tm_mon - 1]} {local.tm_mday:2d} {time.strftime('%H:%M:%S', local)}"
+
+
+def rfc5424_time(now: int, *, micro: bool) -> str:
+    """Local time as RFC 5424 has it, with microseconds if asked."""
+    local = time.localtime(now // 1_000_000_000)
+    offset = time.strftime("%z", local)
+    zone = "Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:]}"
+    fraction = f".{now // 1000 % 1_000_000:06d}" if micro else ""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local) + fraction + zone
+
+
+def connect(protocol: str, host: str, port: int, tls: dict[str, Any] | None = None) -> socket.socket:
+    """A connection to a syslog receiver, ``tls`` with ``ca``, ``cert``, ``key``, ``skip_verify``. OSError."""
+    if protocol in ("unix", "unixgram"):
+        return _connect_unix(protocol, host)
+    if protocol == "udp":
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        made = socket.socket(family, kind, number)
+        made.connect(address)
+        return made
+    made = socket.create_connection((host, port), timeout=_TIMEOUT)
+    if protocol != "tcp+tls":
+        return made
+    return _secure(made, host, tls or {})
+
+
+def _connect_unix(protocol: str, path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if protocol == "unixgram" else socket.SOCK_STREAM)
+    made.settimeout(_TIMEOUT)
+    try:
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _secure(plain: socket.socket, host: str, tls: dict[str, Any]) -> socket.socket:
+    import ssl  # only here: it is large, and most receivers are plain
+
+    context = ssl.create_default_context(cafile=tls.get("ca") or None)
+    if tls.get("skip_verify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.get("cert"):
+        context.load_cert_chain(tls["cert"], tls.get("key") or None)
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except OSError:
+        plain.close()
+        raise
+
+
+class Journal:
+    """journald's native protocol: a datagram of fields for each line."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._path: str = config["path"]
+        self._fields = {str(key): str(value) for key, value in config["fields"].items()}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.settimeout(_TIMEOUT)
+
+    def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
+        """Send one entry."""
+        fields = [(name, value.encode("utf-8", "surrogateescape")) for name, value in self._fields.items()]
+        fields.append(("PRIORITY", b"%d" % (_ERROR if stream == 2 else _INFO)))
+        fields.append(("SYSLOG_TIMESTAMP", rfc5424_time(now, micro=True).encode()))
+        if partial:
+            fields.append(("CONTAINER_PARTIAL_MESSAGE", b"true"))
+        fields.append(("MESSAGE", line))
+        self._socket.sendto(b"".join(field(name, value) for name, value in fields), self._path)
+
+    def close(self) -> None:
+        """Datagrams need no end."""
+        self._socket.close()
+
+
+def field(name: str, value: bytes) -> bytes:
+    """One field of the native protocol; a value with a newline is counted."""
+    if b"\n" not in value:
+        return name.encode() + b"=" + value + b"\n"
+    return name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
+
+
+class Lines:
+    """Makes lines of what comes from both streams."""
+
+    def __init__(self) -> None:
+        self._rest = {1: b"", 2: b""}
+
+    def take(self, stream: int, data: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The lines, and parts of long ones, that ``data`` completes: ``(line, partial)``."""
+        *whole, rest = (self._rest[stream] + data).split(b"\n")
+        for line in whole:
+            yield from _cut(line)
+        while len(rest) >= LINE:
+            yield rest[:LINE], True
+            rest = rest[LINE:]
+        self._rest[stream] = rest
+
+    def end(self) -> Iterator[tuple[int, bytes]]:
+        """What was never ended by a newline."""
+        for stream, rest in self._rest.items():
+            if rest:
+                yield stream, rest
+
+
+def _cut(line: bytes) -> Iterator[tuple[bytes, bool]]:
+    while len(line) > LINE:
+        yield line[:LINE], True
+        line = line[LINE:]
+    yield line, False
+
+
+def _frames(fd: int) -> Iterator[tuple[int, int, bytes]]:
+    data = b""
+    while chunk := os.read(fd, 1 << 18):
+        data += chunk
+        while len(data) >= 13:
+            end = 13 + int.from_bytes(data[9:13], "big")
+            if len(data) < end:
+                break
+            yield data[0], int.from_bytes(data[1:9], "big"), data[13:end]
+            data = data[end:]
+
+
+def _deliver(sink: Sink, stream: int, now: int, line: bytes, partial: bool) -> None:
+    """Send a line; one that can't be sent in :data:`TRIES` attempts is lost, as with Docker."""
+    for attempt in range(TRIES):
+        try:
+            sink.send(stream, now, line, partial)
+            return
+        except OSError:
+            if attempt + 1 < TRIES:
+                time.sleep(0.1 * 4**attempt)
+
+
+def main(arguments: list[str]) -> None:
+    """Ship what comes on stdin until it ends; ``arguments[1]`` is the configuration."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    config = json.loads(arguments[1])
+    sink: Sink = Syslog(config) if config["kind"] == "syslog" else Journal(config)
+    lines, last = Lines(), 0
+    for stream, now, data in _frames(0):
+        last = now
+        for line, partial in lines.take(stream, data):
+            _deliver(sink, stream, now, line, partial)
+    for stream, line in lines.end():
+        _deliver(sink, stream, last, line, False)
+    sink.close()
+
+
+def command(config: dict[str, Any]) -> list[str]:
+    """The arguments that start a helper."""
+    base = getattr(sys, "_base_executable", "") or sys.executable
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    boot = (
+        f"import sys; sys.path.insert(0, {root!r}); from sampan.runtime.logship import main; main(sys.argv)"
+    )
+    return [os.path.realpath(base), "-I", "-S", "-X", "utf8", "-c", boot, json.dumps(config)]

@@ -141,6 +141,15 @@ def test_bytes_that_are_no_http(served: Served, data: bytes) -> None:
     assert "Traceback" not in served.errors()
 
 
+def test_who_speaks_tls_hears_at_once_that_nobody_does(served: Served) -> None:
+    """Docker's client and skopeo try https first, and would wait ten seconds."""
+    begun = time.monotonic()
+    with served.connect() as sock:
+        sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        assert sock.recv(100).startswith(b"HTTP/1.1 400")
+    assert time.monotonic() - begun < 3
+
+
 def test_pipelined_requests(served: Served) -> None:
     served.image("a", "x")
     one = b"GET /v2/a/tags/list HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -232,6 +232,9 @@ class Connection:
             if not data:
                 self._set_timeout(self._timeouts.head)
             data = (data + more).lstrip(b"\r\n") if not data else data + more
+            if data and not data[:1].isalpha():  # TLS perhaps: clients try that first, and wait for an answer
+                self._refuse(wire.BadHead(400, "this port speaks plain HTTP"))
+                return None
         if end > MAX_HEAD:
             self._refuse(wire.BadHead(431))
             return None

@@ -147,8 +147,7 @@ class _Endpoint:
             with self._changed:
                 self._queue.extendleft(reversed(batch))
                 pause = _PAUSES[0 if self._ending else min(failures, len(_PAUSES) - 1)]
-                ending = self._ending
-                self._changed.wait_for(lambda: self._ending and not ending, pause)
+                self._changed.wait(pause)
             failures += 1
 
     def _deliver(self, pool: Any, batch: list[dict[str, Any]]) -> str:

@@ -139,6 +139,7 @@ def _mirror(settings: Settings) -> Repositories:
     from urllib.parse import urlsplit
 
     from sampan.registry.auth import Credentials
+    from sampan.registry.transport import Settings as TransportSettings
     from sampan.registry.transport import Transport
     from sampan.registryd.mirror import Mirror
 
@@ -150,7 +151,9 @@ def _mirror(settings: Settings) -> Repositories:
             raise errors.InvalidParameter(f"can't read {settings.mirror_password_file}: {error}") from error
     credentials = Credentials(settings.mirror_user, password) if settings.mirror_user else None
     mirror = Mirror(settings.data)
-    mirror.attach(Transport(urlsplit(settings.mirror).netloc, credentials, mirror=settings.mirror))
+    quick = TransportSettings(tries=2)  # what is kept is better than a long wait
+    domain = urlsplit(settings.mirror).netloc
+    mirror.attach(Transport(domain, credentials, quick, mirror=settings.mirror))
     return mirror
 
 

@@ -17,6 +17,11 @@ log = logging.getLogger("sampan.registry")
 MOST = 1024
 _STACK = 512 * 1024
 _HANDSHAKE = 20.0
+_TLS_RECORD = b"\x16"
+_NOT_PLAIN = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"Client sent an HTTP request to an HTTPS server.\n"
+)
 
 
 class Server:
@@ -74,6 +79,10 @@ class Server:
                 tls = self.tls
                 if tls is not None:
                     sock.settimeout(_HANDSHAKE)
+                    if sock.recv(1, socket.MSG_PEEK) != _TLS_RECORD:
+                        sock.recv(1 << 16)  # what is unread would make the end a reset
+                        sock.sendall(_NOT_PLAIN)
+                        return
                     sock = tls.wrap_socket(sock, server_side=True)
                 self._serve(Connection(sock, peer, self._timeouts, self._handle))
         except Exception:

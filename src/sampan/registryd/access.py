@@ -109,7 +109,7 @@ class Access:
         elif kind:
             user = self._of_token(value.strip()) if kind.lower() == "bearer" and self._anonymous else None
         if not user and not (user is not None and self._may_everybody(request, shown=bool(kind))):
-            raise self._challenge(request)
+            raise self._challenge(request, _fault(kind, user))
         request.user = user or ""
 
     def _may_everybody(self, request: Request, *, shown: bool) -> bool:
@@ -129,7 +129,7 @@ class Access:
             return ""
         return name if self._users.knows(name, password) else ""
 
-    def _challenge(self, request: Request) -> Refusal:
+    def _challenge(self, request: Request, fault: str) -> Refusal:
         scheme = f'Basic realm="{SERVICE}"'
         if self._anonymous:
             proto = request.headers.get("x-forwarded-proto") or ("https" if request.secure else "http")
@@ -138,6 +138,7 @@ class Access:
             scheme = f'Bearer realm="{place}",service="{SERVICE}"'
             scope = _scope(request)
             scheme += f',scope="{scope}"' if scope else ""
+            scheme += f',error="{fault}"' if fault else ""
         return Refusal("UNAUTHORIZED", "authentication required", headers={"WWW-Authenticate": scheme})
 
     # -- tokens -----------------------------------------------------------------------------------------
@@ -177,6 +178,13 @@ class Access:
             return None
         name, until = msgspec.json.decode(payload, type=tuple[str, int])
         return name if until > time.time() else None
+
+
+def _fault(kind: str, user: str | None) -> str:
+    """What is wrong with a token that was shown (RFC 6750 section 3.1): it tells clients not to try again."""
+    if kind.lower() != "bearer":
+        return ""
+    return "invalid_token" if user is None else "insufficient_scope"
 
 
 def _scope(request: Request) -> str:

@@ -190,7 +190,12 @@ def _by_version(config: EngineConfig, version: tuple[int, int]) -> dict[str, Any
     found["CDISpecDirs"] = []
     if version < (1, 50):
         found |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
-    if version >= (1, 49):
+    if version < (1, 49):
+        config_shown = _registries(config)
+        config_shown["AllowNondistributableArtifactsCIDRs"] = []
+        config_shown["AllowNondistributableArtifactsHostnames"] = []
+        found["RegistryConfig"] = config_shown
+    else:
         found["FirewallBackend"] = {"Driver": "nftables", "Info": [["Table", f"ip {config.bridge}"]]}
     found["Warnings"] = _warnings(config)
     return found

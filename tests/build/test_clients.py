@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gzip
+import io
+import json
+import os
+import pty
+import struct
 import subprocess
+import tarfile
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +210,127 @@ def test_failures(client: Client) -> None:
 @pytest.fixture
 def ours(sampand: Daemon, busybox: str, tmp_path: Path) -> Client:
     return Client(str(BIN / "sampan"), sampand, busybox, tmp_path)
+
+
+def test_check(ours: Client) -> None:
+    top = ours.context("FROM BASE AS Big\nWORKDIR rel\n")
+    found = ours("build", "--check", str(top), fails=True)
+    assert found.returncode == 1 and "Check complete, 2 warnings have been found!" in found.stdout
+    assert (
+        "WARNING: StageNameCasing - https://docs.docker.com/go/dockerfile/rule/stage-name-casing/"
+        in found.stdout
+    )
+    assert "Dockerfile:2\n  2 | WORKDIR rel" in found.stdout
+    ours.context("FROM BASE\nWORKDIR /abs\n")
+    assert ours("build", "--check", str(top)).stdout == "Check complete, no warnings found.\n"
+
+
+def test_why(ours: Client) -> None:
+    top = ours.context("FROM BASE\nARG A=1\nRUN echo $A\nCOPY f /f\n", f="1")
+    ours("build", "--network", "none", "-t", "smpg-why-cli", str(top))
+    (top / "f").write_text("2")
+    said = ours("build", "--network", "none", "-t", "smpg-why-cli", "--why", str(top)).stdout
+    assert said.count(" ---> Using cache") == 2 and " ---> Not cached: file f changed\n" in said
+    said = ours(
+        "build", "--network", "none", "-t", "smpg-why-cli", "--why", "--build-arg", "A=2", str(top)
+    ).stdout
+    assert " ---> Not cached: variable A changed\n" in said
+
+
+def test_secrets_of_the_command_line(ours: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = ours.context(
+        "FROM BASE\nRUN --mount=type=secret,id=file --mount=type=secret,id=var,env=V "
+        "cat /run/secrets/file > /1; echo $V | wc -c > /2\n"
+    )
+    (ours.folder / "s").write_text("from a file")
+    monkeypatch.setenv("THE_VARIABLE", "1234567")
+    image = ours.build(
+        "--secret", f"id=file,src={ours.folder}/s", "--secret", "id=var,env=THE_VARIABLE", str(top)
+    )
+    assert ours.sh(image, "cat /1 /2") == "from a file8\n"
+
+
+def test_output(ours: Client) -> None:
+    top = ours.context(
+        "FROM BASE AS made\nRUN mkdir -p /o/d && echo x > /o/d/f && chmod 640 /o/d/f && ln -s d/f /o/l\n"
+        "FROM scratch\nCOPY --from=made /o /\n"
+    )
+    before = len(ours.daemon.json("GET", "/images/json?all=1"))
+    folder, archive = ours.folder / "out", ours.folder / "out.tar"
+    ours("build", "--network", "none", "-o", str(folder), str(top))
+    assert (folder / "d/f").read_text() == "x\n" and (folder / "d/f").stat().st_mode & 0o777 == 0o640
+    assert (folder / "l").readlink() == Path("d/f")
+    ours("build", "--network", "none", "-o", f"type=tar,dest={archive}", str(top))
+    with tarfile.open(archive) as tar:
+        assert {one.name.removeprefix("./").strip("/") for one in tar} - {""} == {"d", "d/f", "l"}
+    ours("build", "-q", "--network", "none", "-o", f"type=local,dest={folder}2", str(top))
+    assert (ours.folder / "out2" / "d" / "f").read_text() == "x\n"
+    piped = subprocess.run(
+        [ours.program, "build", "--network", "none", "-o", "-", str(top)],
+        env=ours.daemon.env,
+        capture_output=True,
+    )
+    with tarfile.open(fileobj=io.BytesIO(piped.stdout)) as tar:
+        assert tar.getmember("d/f").size == 2
+    assert b"Step 1/4" in piped.stderr
+    assert len(ours.daemon.json("GET", "/images/json?all=1")) == before
+    for wrong in ("type=oci,dest=x", "type=local", "type=tar,dest=/", "type=tar,what=x"):
+        assert ours("build", "-o", wrong, str(top), fails=True).stderr
+
+
+def test_stages_built_anew(ours: Client) -> None:
+    top = ours.context("FROM BASE AS a\nRUN date > /a\nFROM BASE\nRUN date > /b\nCOPY --from=a /a /a\n")
+    args = ("--network", "none", str(top))
+    ours("build", *args)
+    assert ours("build", *args).stdout.count("Using cache") == 3
+    assert ours("build", "--no-cache-filter", "a", *args).stdout.count("Using cache") == 1
+
+
+def test_progress_modes(ours: Client) -> None:
+    top = ours.context("FROM BASE\nRUN echo seen; exit 3\n")
+    raw = ours("build", "--network", "none", "--progress", "rawjson", str(top), fails=True)
+    records = [json.loads(line) for line in raw.stderr.splitlines() if line.startswith("{")]
+    assert raw.returncode == 3 and [one["Name"] for one in records[0]["aux"]["Vertices"]][1].startswith("RUN")
+    assert ours("build", "--progress", "tty", str(top), fails=True).stderr.startswith("failed to get console")
+    assert ours("build", "--progress", "fancy", str(top), fails=True).returncode == 125
+    assert "not supported" in ours("build", "--ssh", "default", str(top), fails=True).stderr
+
+
+def on_terminal(client: Client, *args: str, rows: int = 12, columns: int = 60) -> tuple[int, str]:
+    """What a command writes to a terminal, and its exit code."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execve(client.program, [client.program, *args], {**client.daemon.env, "TERM": "xterm"})
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    written = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(fd, 65536):
+            written += piece
+    os.close(fd)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
+
+
+def test_live_display(ours: Client) -> None:
+    steps = "".join(f"RUN echo {n}\n" for n in range(20))
+    top = ours.context(
+        f"FROM BASE AS one\n{steps}RUN printf 'a\\033[2Jb\\n'; sleep 0.5\nFROM BASE\nRUN sleep 0.4\nCOPY --from=one /etc /e\n"
+    )
+    code, written = on_terminal(ours, "build", "--network", "none", "--no-cache", "-t", "smpg-live", str(top))
+    frames = written.split("\x1b[J")
+    assert code == 0 and len(frames) > 4
+    assert written.startswith("\x1b[?25l") and "\x1b[?25h" in frames[-1]
+    assert "Successfully tagged smpg-live:latest" in frames[-1]
+    assert any(
+        "[one 22/22] RUN printf" in f and "[stage-1 2/3] RUN sleep" in f and "=> # " in f for f in frames
+    )
+    assert "[+] Building" in frames[-2] and "(25/25) FINISHED" in frames[-2]
+    for frame in frames[:-2]:
+        assert frame.count("\n") <= 11, frame
+    assert "\x1b[2Jb" not in written and "ab" in written
+    code, written = on_terminal(ours, "build", "--network", "none", "-t", "smpg-live", str(top))
+    assert code == 0 and written.count("CACHED") >= 23
+    top = ours.context("FROM BASE\nRUN echo some; echo words >&2; exit 9\n")
+    code, written = on_terminal(ours, "build", "--network", "none", str(top))
+    end = written.split("\x1b[J")[-1].replace("\r", "")
+    assert code == 9 and " > [2/2] RUN echo some" in end and " words\n" in end and "Dockerfile:2" in end
+    assert "ERROR [2/2] RUN" in written

@@ -1,7 +1,8 @@
 """``POST /build`` and ``/build/prune``: Docker's classic build endpoint, and what this engine adds to it.
 
-Additions (docs/build.md): query ``why=1`` explains cache misses, ``check=1`` only lints, ``outputs`` sends
-files back as an archive; the header ``X-Sampan-Secrets`` (base64url of a JSON object, each value base64)
+Additions (docs/build.md): query ``why=1`` explains cache misses, ``check=1`` only lints, ``graph=1`` sends the
+events of the graph, ``nocachefilter`` names stages to build anew, ``outputs`` sends files back as an archive; the
+header ``X-Sampan-Secrets`` (base64url of a JSON object, each value base64)
 gives contents for ``RUN --mount=type=secret``.
 """
 
@@ -45,7 +46,8 @@ async def build(engine: Engine, request: Request) -> Answer:
     body: AsyncIterator[bytes] | None = request.body
     if options.remote:
         body = None
-    objects = engine.builder.build(body, options, why=query.bool("why"), quiet=query.bool("q"))
+    quiet, why, graph = (query.bool(name) for name in ("q", "why", "graph"))
+    objects = engine.builder.build(body, options, why=why, quiet=quiet, graph=graph)
     return await progress(objects)
 
 
@@ -60,6 +62,7 @@ def _options(request: Request) -> BuildOptions:
         args=_object(query.get("buildargs"), "build args", (str, type(None))),
         labels=_object(query.get("labels"), "labels", (str,)),
         no_cache=query.bool("nocache"),
+        no_cache_filter=tuple(_strings(query.get("nocachefilter"), "no-cache-filter")),
         pull=query.bool("pull"),
         cache_from=_strings(query.get("cachefrom"), "cache-from"),
         network=query.get("networkmode"),

@@ -332,9 +332,7 @@ class Build:
 
     async def cached(self, run: StageRun, inputs: Inputs) -> Hit | None:
         """The cache's answer for a step; tells the client, and why not when it isn't there."""
-        base = run.plan.stage.base
-        filtered = base.stage.lower() in self.options.no_cache_filter
-        if self.options.no_cache or filtered:
+        if self.builds_anew(run):
             self.tell("why", run.vertex, reasons=("the cache was not to be used",))
             return None
         hit = self.worker.cache.lookup(inputs.key())
@@ -345,6 +343,11 @@ class Build:
         previous = self.worker.cache.previous(self.slot(run))
         self.tell("why", run.vertex, reasons=explain(previous, inputs))
         return None
+
+    def builds_anew(self, run: StageRun) -> bool:
+        """Whether the cache isn't to be used for this stage."""
+        name = run.plan.stage.base.stage.lower()
+        return self.options.no_cache or name in (one.lower() for one in self.options.no_cache_filter)
 
     def store(self, run: StageRun, inputs: Inputs, description: str, hit: Hit, size: int) -> None:
         """Put a step's result into the cache."""

@@ -50,12 +50,22 @@ def chunk(data: bytes) -> dict[str, Any]:
     return {"id": "sampan.output", "aux": {"Data": base64.b64encode(data).decode()}}
 
 
+def kind_of(output: dict[str, Any]) -> str:
+    """The type of an output, in lower case."""
+    return str(output.get("Type") or output.get("type") or "image").lower()
+
+
+def wants_image(wanted: list[dict[str, Any]]) -> bool:
+    """Whether the result is to be an image in the store: it is, unless only its files are asked for."""
+    return not wanted or any(kind_of(output) not in ("tar", "local") for output in wanted)
+
+
 def archive(image: Image, layers: LayerStore, output: dict[str, Any]) -> Iterator[bytes]:
     """The pieces of what ``output`` (``Type``, ``Attrs``) asks for; none for an image.
 
     Raises Unsupported for a type that this engine doesn't write.
     """
-    kind = str(output.get("Type") or output.get("type") or "image").lower()
+    kind = kind_of(output)
     if kind in ("image", "docker", "moby"):
         return
     if kind not in ("tar", "local"):

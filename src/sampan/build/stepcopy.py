@@ -146,7 +146,7 @@ class CopyStep:
     async def _known(self, chain: str) -> bool:
         """A short cut for --from: the same source layers give the same content, without reading any file."""
         self.alias = Inputs("COPY --from", self._below(), {**self._values(), "source": chain})
-        hit = None if self.build.options.no_cache else self.build.worker.cache.lookup(self.alias.key())
+        hit = None if self.build.builds_anew(self.run) else self.build.worker.cache.lookup(self.alias.key())
         if hit is None:
             return False
         self.build.tell("cached", self.run.vertex)

@@ -24,6 +24,7 @@ from sampan.build.context import Context, is_archive
 from sampan.build.contextmemo import ContextMemo
 from sampan.build.executor import Build
 from sampan.build.grammar import read_dockerfile
+from sampan.build.graphwords import GraphWords
 from sampan.build.image import Image
 from sampan.build.imageconfig import env_dict
 from sampan.build.instructions import Dockerfile
@@ -105,8 +106,9 @@ class Builder:
         *,
         why: bool = False,
         quiet: bool = False,
+        graph: bool = False,
     ) -> AsyncIterator[Object]:
-        """Build, yielding the objects of the classic stream.
+        """Build, yielding the objects of the classic stream; with ``graph`` the events instead of its words.
 
         Before the first object: InvalidParameter for a malformed Dockerfile or option, SystemFailure when
         the context or Dockerfile can't be had. Later: BuildFailed. Closing the iterator stops the build.
@@ -120,7 +122,7 @@ class Builder:
                 if options.check:
                     yield outputs.check_result(job.file, job.warnings)
                     return
-                async for found in self._execute(job, why, quiet):
+                async for found in self._execute(job, why, quiet, graph):
                     yield found
         finally:
             if job is not None:
@@ -213,7 +215,7 @@ class Builder:
 
     # -- the stream -------------------------------------------------------------------------------------
 
-    async def _execute(self, job: Job, why: bool, quiet: bool) -> AsyncIterator[Object]:
+    async def _execute(self, job: Job, why: bool, quiet: bool, graph: bool) -> AsyncIterator[Object]:
         worker = EngineWorker(
             images=self.images,
             layers=self.layers,
@@ -231,7 +233,7 @@ class Builder:
         self._running.add(build)
         task = asyncio.create_task(build.run())
         task.add_done_callback(lambda _: queue.put_nowait(None))
-        words = Classic(job.plan.vertices, why=why)
+        words = GraphWords(job.plan.vertices) if graph else Classic(job.plan.vertices, why=why)
         held: list[Object] = []
         try:
             while (event := await queue.get()) is not None:
@@ -241,7 +243,7 @@ class Builder:
                     else:
                         yield found
             try:
-                async for found in self._finish(job, build, task.result(), quiet):
+                async for found in self._finish(job, build, task.result(), quiet, graph):
                     yield found
             except errors.SampanError:
                 for found in held:
@@ -269,32 +271,40 @@ class Builder:
         self.cache.flush()
         self.cache.trim(MAX_SIZE, MAX_AGE)
 
-    async def _finish(self, job: Job, build: Build, image: Image, quiet: bool) -> AsyncIterator[Object]:
+    async def _finish(
+        self, job: Job, build: Build, image: Image, quiet: bool, graph: bool
+    ) -> AsyncIterator[Object]:
         if not image.layered:
             raise errors.SystemFailure("No image was generated. Is your Dockerfile empty?")
+        told = "" if graph else image.id
         if job.options.squash:
             squashed = job.directory / "squash"
             image = await asyncio.to_thread(outputs.squash, image, build.base_layers, self.layers, squashed)
         inline = job.options.args.get("BUILDKIT_INLINE_CACHE") or "0"
         if inline.lower() not in ("0", "false"):
             image = outputs.with_inline_cache(image, build.results)
-        identity = image.stored or image.id
-        if self.images.find(identity) is None:
-            identity = (await asyncio.to_thread(self.images.add, image.encoded())).id
         for warning in [] if quiet else _warnings(job):
             yield {"stream": warning}
-        if quiet:
-            yield {"stream": f"{identity}\n"}
-        else:
-            yield {"stream": f"Successfully built {short(identity)}\n"}
-        for name in job.names:
-            self._tag(name, identity)
-            if not quiet:
-                yield {"stream": f"Successfully tagged {name.familiar}\n"}
+        if outputs.wants_image(job.options.outputs):
+            async for found in self._keep(job, image, quiet, told):
+                yield found
         for output in job.options.outputs:
             pieces = outputs.archive(image, self.layers, output)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield outputs.chunk(piece)
+
+    async def _keep(self, job: Job, image: Image, quiet: bool, told: str) -> AsyncIterator[Object]:
+        """Store and tag the image; its id is reported unless it was ``told`` already."""
+        identity = image.stored or image.id
+        if self.images.find(identity) is None:
+            identity = (await asyncio.to_thread(self.images.add, image.encoded())).id
+        if identity != told:
+            yield {"aux": {"ID": identity}}
+        yield {"stream": f"{identity}\n" if quiet else f"Successfully built {short(identity)}\n"}
+        for name in job.names:
+            self._tag(name, identity)
+            if not quiet:
+                yield {"stream": f"Successfully tagged {name.familiar}\n"}
 
     def _tag(self, name: Reference, identity: str) -> None:
         self.images.tag(name, identity)

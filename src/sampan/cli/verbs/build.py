@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from sampan import jsontext
-from sampan.cli import context, names, progress, terminal, units
-from sampan.cli.command import CLI, Command
+from sampan.cli import buildoutput, context, names, progress, terminal, units
+from sampan.cli.command import CLI, Command, write_all
 from sampan.cli.errors import CLIError, FlagError
 from sampan.client import credentials
 
@@ -21,31 +21,157 @@ REFRESH = 512 * 1024
 
 
 def build(cli: CLI, options: Options, arguments: list[str]) -> int:
-    """The failing step's exit code is ours."""
+    """The failing step's exit code is ours; with --check 1 when there are findings."""
     for tag in options.all("tag"):
         _check_tag(tag)
+    if options.all("ssh"):
+        raise CLIError(
+            "--ssh is not supported: an agent can't be forwarded over the classic build endpoint",
+            hint="Give a key with --secret id=…,src=… and RUN --mount=type=secret.",
+        )
+    mode = _mode(options)
+    output = buildoutput.parse(options.text("output")) if options.text("output") else None
     sent = context.prepare(arguments[0], options.text("file"))
-    quiet = options.flag("quiet")
     query = _query(cli, options, sent)
+    if output is not None and output.files:
+        query["outputs"] = jsontext.dumps([{"Type": "tar"}])
     headers = {"Content-Type": "application/x-tar", **credentials.all_headers(cli.config)}
     if secrets := _secrets(options.all("secret")):
         headers["X-Sampan-Secrets"] = credentials.encode(secrets)
-    body = sent.body if sent.body is None or quiet else _counted(cli, sent.body)
-    stream = cli.client.stream("POST", "/build", query, body=body, headers=headers)
-    identifiers: list[str] = []
-
-    def note(record: dict[str, Any]) -> None:
-        if record.get("ID"):
-            identifiers.append(str(record["ID"]))
-
-    if quiet:
-        _quietly(cli, stream, note)
-    else:
-        progress.show(stream, 1, note)
+    if options.flag("check"):
+        return _check(cli, cli.client.stream("POST", "/build", query, body=sent.body, headers=headers))
+    show = {"quiet": _quietly, "rawjson": _raw, "tty": _live, "plain": _plainly}[mode]
+    descriptor = 2 if output is not None and output.to_stdout else 1
+    shown = _Shown(cli, query, sent.body, headers, descriptor)
+    show(shown, options.flag("why"), output)
     if path := options.text("iidfile"):
         with open(path, "w", encoding="ascii") as file:
-            file.write(identifiers[-1] if identifiers else "")
+            file.write(shown.identifier)
     return 0
+
+
+def _mode(options: Options) -> str:
+    """How progress is shown: quiet, plain, tty (drawn) or rawjson."""
+    mode = options.text("progress")
+    known = ("auto", "none", "plain", "quiet", "rawjson", "tty")
+    if mode not in known:
+        raise FlagError(f'invalid progress mode "{mode}"', hint=f"Known are {', '.join(known)}.")
+    if options.flag("quiet") or mode in ("quiet", "none"):
+        return "quiet"
+    drawable = terminal.is_terminal(1) and os.environ.get("TERM", "dumb") != "dumb"
+    if mode == "tty" and not drawable:
+        raise CLIError("failed to get console: provided file is not a console")
+    return ("tty" if drawable else "plain") if mode == "auto" else mode
+
+
+class _Shown:
+    """A build under way: the request, where its progress goes, and the image's id when it has come."""
+
+    def __init__(
+        self,
+        cli: CLI,
+        query: dict[str, Any],
+        body: Iterator[bytes] | None,
+        headers: dict[str, str],
+        descriptor: int,
+    ) -> None:
+        self.cli = cli
+        self.query = query
+        self.body = body
+        self.headers = headers
+        self.descriptor = descriptor
+        self.identifier = ""
+
+    def stream(self, body: Iterator[bytes] | None, **more: Any) -> Iterator[dict[str, Any]]:
+        query = {**self.query, **more}
+        return self.cli.client.stream("POST", "/build", query, body=body, headers=self.headers)
+
+    def note(self, record: dict[str, Any]) -> None:
+        if record.get("ID"):
+            self.identifier = str(record["ID"])
+
+    def write(self, text: str) -> None:
+        write_all(self.descriptor, text.encode("utf-8", "surrogateescape"))
+
+
+def _plainly(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
+    """The engine's lines as they come, with reasons below their steps."""
+
+    def note(record: dict[str, Any]) -> None:
+        shown.note(record)
+        if record.get("Result") == "built":
+            shown.write("".join(f" ---> Not cached: {reason}\n" for reason in record.get("Reasons") or []))
+
+    body = shown.body if shown.body is None else _counted(shown, shown.body)
+    receiver = buildoutput.Receiver(shown.stream(body, **({"why": True} if why else {})))
+    progress.show(receiver.progress(), shown.descriptor, note)
+    if output is not None and output.files:
+        receiver.write(output)
+
+
+def _live(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
+    """The graph, drawn; an engine that sends none is shown plainly."""
+    from sampan.cli import buildview
+
+    after: list[dict[str, Any]] = []
+    view = buildview.View(shown.descriptor, why=why)
+
+    def counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        sent = 0
+        for piece in pieces:
+            yield piece
+            sent += len(piece)
+            view.sent(sent)
+
+    body = shown.body if shown.body is None else counted(shown.body)
+    with view:
+        receiver = buildoutput.Receiver(shown.stream(body, graph=True))
+        for item in receiver.progress():
+            record = item.get("aux")
+            if isinstance(record, dict) and str(item.get("id", "")).startswith("sampan."):
+                view.take(record)
+            else:
+                after.append(item)
+    for line in view.failed_lines():
+        shown.write(f"{line}\n")
+    progress.show(after, shown.descriptor, shown.note)
+    if output is not None and output.files:
+        receiver.write(output)
+
+
+def _raw(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
+    """The engine's records, a line each, on stderr as docker has it."""
+    failed: dict[str, Any] | None = None
+    receiver = buildoutput.Receiver(shown.stream(shown.body, graph=True))
+    for item in receiver.progress():
+        shown.cli.complain(jsontext.dumps(item))
+        shown.note(item.get("aux") or {})
+        failed = item if item.get("error") else failed
+    if failed is not None:
+        progress.show([failed], 2)
+    if output is not None and output.files:
+        receiver.write(output)
+
+
+def _check(cli: CLI, stream: Iterator[dict[str, Any]]) -> int:
+    """Findings as buildx words them; exit code 1 when there are any."""
+    found: list[dict[str, Any]] | None = None
+
+    def note(record: dict[str, Any]) -> None:
+        nonlocal found
+        found = record.get("Warnings", found)
+
+    progress.show(stream, 2, note)
+    if found is None:
+        raise CLIError("the engine knows no build checks over the classic endpoint")
+    if not found:
+        cli.print("Check complete, no warnings found.")
+        return 0
+    many = "1 warning has" if len(found) == 1 else f"{len(found)} warnings have"
+    cli.print(f"Check complete, {many} been found!")
+    for one in found:
+        cli.print(f"\nWARNING: {one['RuleName']} - {one['Url']}\n{one['Detail']}\n{one['Frame']}")
+    return 1
 
 
 def lost_space(options: Options) -> str:
@@ -65,35 +191,39 @@ def _check_tag(tag: str) -> None:
         ) from None
 
 
-def _quietly(cli: CLI, stream: Iterator[dict[str, Any]], note: Any) -> None:
+def _quietly(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
     """Only the id, unless it fails: then everything that was said, on stderr."""
     said: list[dict[str, Any]] = []
     last = ""
+    receiver = buildoutput.Receiver(shown.stream(shown.body, q=True))
     try:
-        for item in stream:
+        for item in receiver.progress():
             said.append(item)
             if "aux" in item:
-                note(item["aux"])
+                shown.note(item["aux"])
             last = str(item.get("stream") or last)
             if "error" in item:
                 progress.show([item], 2)
     except CLIError:
         progress.show([item for item in said if "stream" in item], 2)
         raise
-    cli.print(last.strip())
+    if output is not None and output.files:
+        receiver.write(output)
+    else:
+        shown.cli.print(last.strip())
 
 
-def _counted(cli: CLI, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _counted(shown: _Shown, pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Show how much of the context has gone."""
-    sent, shown = 0, 0
-    drawn = terminal.is_terminal(1)
+    sent, told = 0, 0
+    drawn = terminal.is_terminal(shown.descriptor)
     for piece in pieces:
         yield piece
         sent += len(piece)
-        if drawn and sent - shown > REFRESH:
-            shown = sent
-            cli.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r")
-    cli.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r\r\n")
+        if drawn and sent - told > REFRESH:
+            told = sent
+            shown.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r")
+    shown.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r\r\n")
 
 
 def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
@@ -110,13 +240,12 @@ def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
         query[key] = options.flag(flag)
     for flag, key in _VALUES:
         query[key] = options.text(flag) if options.text(flag) not in ("", "0") else None
-    if options.flag("quiet"):
-        query["q"] = True
     arguments = _arguments(options.all("build-arg"), cli.config.proxies(cli.client.endpoint.url))
     for key, value in (
         ("buildargs", arguments),
         ("labels", dict(label.partition("=")[::2] for label in options.all("label"))),
         ("cachefrom", options.all("cache-from")),
+        ("nocachefilter", options.all("no-cache-filter")),
         ("ulimits", options.all("ulimit")),
     ):
         if value:
@@ -127,8 +256,6 @@ def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
     )
     if options.flag("check"):
         query["check"] = True
-    if options.flag("why"):
-        query["why"] = True
     return query
 
 
@@ -213,14 +340,17 @@ BUILD = Command(
         ("memory-swap", "", "swap", 0, "Limit of memory and swap together (-1: unlimited swap)"),
         ("network", "", "string", "", "Network of RUN: default, none, host, …"),
         ("no-cache", "", "bool", False, "Run every step anew"),
+        ("no-cache-filter", "", "strings", "", "Stages to build anew"),
+        ("output", "o", "string", "", "The result's files: FOLDER, - (tar), type=local|tar|image,dest=PATH"),
         ("platform", "", "string", "", "Build for this platform"),
-        ("progress", "", "string", "auto", "Accepted for docker's sake: auto, plain"),
+        ("progress", "", "string", "auto", "How progress is shown: auto, tty, plain, quiet, rawjson"),
         ("pull", "", "bool", False, "Look for newer base images"),
         ("quiet", "q", "bool", False, "Print the image's id only"),
         ("rm", "", "bool", True, "Remove intermediate containers"),
         ("secret", "", "secret", "", "A secret for RUN --mount=type=secret (id=x,src=FILE or env=NAME)"),
         ("security-opt", "", "strings", "", "Security option of RUN"),
         ("shm-size", "", "bytes", 0, "Size of /dev/shm of RUN"),
+        ("ssh", "", "strings", "", "Refused: no agent is forwarded over the classic endpoint"),
         ("squash", "", "bool", False, "Make one layer of all new ones"),
         ("tag", "t", "list", "", "Name of the image (name:tag)"),
         ("target", "", "string", "", "Build up to this stage"),

@@ -239,6 +239,31 @@ def test_exit_record_and_out_of_memory() -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("killed_before", [False, True])
+def test_a_process_is_born_in_its_v2_group(killed_before: bool) -> None:
+    """Where cgroup.kill was once written, some kernels kill at birth: then it enters by itself."""
+    base = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
+    if not os.path.exists(f"{base}/cgroup.procs"):
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    group = f"{base}/smpa-test-{os.getpid()}"
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            process = await start(supervisor, box.plan(["sleep", "100"], join=[group]))
+            members = Path(f"{group}/cgroup.procs").read_text().split()
+            assert members == [str(process.pid)]
+            await process.abort()
+            await until(lambda: not Path(f"{group}/cgroup.procs").read_text())
+
+    os.mkdir(group)
+    try:
+        if killed_before:
+            Path(f"{group}/cgroup.kill").write_text("1")
+        asyncio.run(go())
+    finally:
+        os.rmdir(group)
+
+
 def test_output_that_outlives_the_container_without_pid_namespace() -> None:
     """The rest of a container in the host's pid namespace is found through its cgroup."""
     base = "/sys/fs/cgroup/pids" if os.path.isdir("/sys/fs/cgroup/pids") else "/sys/fs/cgroup"

@@ -32,9 +32,10 @@ _close_range = libc.syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 _setsid = libc.function("setsid")
 _SIGCHLD = 17
 _CLONE_PARENT = 0x8000
+_CLONE_INTO_CGROUP = 0x200000000
 # With the interpreter's lock held all the while: a PyDLL function doesn't let go of it.
-_CLONE = ctypes.PYFUNCTYPE(_long, _long, ctypes.c_void_p, ctypes.c_size_t)
-_clone3 = _CLONE(("syscall", ctypes.pythonapi))
+_clone3 = ctypes.PyDLL(None, use_errno=True)["syscall"]
+_clone3.restype, _clone3.argtypes = ctypes.c_long, (ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def set_parent_death_signal(number: int) -> None:
@@ -89,14 +90,14 @@ def last_capability() -> int:
 
 def limit_bounding_set(mask: int) -> None:
     """Drop every capability outside ``mask`` from the bounding set. capabilities(7)."""
-    number = 0
-    while True:
+    for number in range(64):
+        if mask >> number & 1 or _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+            continue
         held = _prctl(_PR_CAPBSET_READ, number, 0, 0, 0)
         if held < 0:
-            return
-        if held and not mask >> number & 1:
+            return  # there is no such capability, nor any above
+        if held:
             libc.check(_prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "PR_CAPBSET_DROP")
-        number += 1
 
 
 def set_capabilities(effective: int, permitted: int, inheritable: int) -> None:
@@ -141,11 +142,15 @@ def leave_session() -> None:
     _setsid()
 
 
-def fork(flags: int = 0) -> int:
+def fork(flags: int = 0, group: int = -1) -> int:
     """fork(2) with CLONE_NEW* ``flags`` of clone(2); 0 in the new process, whose end tells SIGCHLD.
+
+    It is born in the v2 cgroup with the directory descriptor ``group`` (CLONE_INTO_CGROUP; EBADF for v1).
 
     For single-threaded callers: Python is told, the C library's fork handlers are not run.
     """
+    if group >= 0:
+        return _fork(flags | _CLONE_INTO_CGROUP, _SIGCHLD, group)
     return _fork(flags, _SIGCHLD)
 
 
@@ -154,8 +159,10 @@ def fork_for_parent() -> int:
     return _fork(_CLONE_PARENT, 0)  # it tells what this process's end tells
 
 
-def _fork(flags: int, end_signal: int) -> int:
-    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, end_signal)
+def _fork(flags: int, end_signal: int, group: int = 0) -> int:
+    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, its size, tls, set_tid, its
+    # size, cgroup
+    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, end_signal, 0, 0, 0, 0, 0, group)
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = int(_clone3(435, ctypes.addressof(arguments), ctypes.sizeof(arguments)))
     if pid == 0:

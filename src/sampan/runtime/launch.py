@@ -35,6 +35,7 @@ class Origin:
         self.plan = plan
         self.target = target
         self.host_mounts = host_mounts
+        self.in_group = False  # born in its cgroup: there is none to enter
 
 
 def run(plan: Plan, channel: _socket.socket, stdio: list[int], origin: Origin) -> NoReturn:
@@ -90,7 +91,7 @@ def _above(fd: int) -> int:
 
 def _join(plan: Plan, origin: Origin, report: steps.Report) -> None:
     """Cgroups first: a new cgroup namespace takes the present ones as its roots. cgroup_namespaces(7)."""
-    for directory in plan.get("join", ()):
+    for directory in () if origin.in_group else plan.get("join", ()):
         report.at("cgroup", directory)
         _enter_group(directory)
     if origin.target >= 0:
@@ -121,7 +122,8 @@ def _enter_group(directory: str) -> None:
     """Join a cgroup; this process has one thread.
 
     v1's ``tasks`` takes a thread that moves itself without stopping all forks of the machine, which costs
-    an RCU grace period (5 to 15 ms) after each pause; v2 and ``cgroup.procs`` always do. kernel/cgroup/cgroup.c
+    an RCU grace period (5 to 15 ms) after each pause. v2 has only ``cgroup.procs``, which always does: there
+    processes are born in their group where they can (see monitor.py). kernel/cgroup/cgroup.c
     """
     try:
         steps.write_file(f"{directory}/tasks", b"0")

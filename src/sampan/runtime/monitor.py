@@ -38,9 +38,10 @@ _DRAIN = 2.0  # seconds for which output is awaited that outlives the process, a
 def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -> NoReturn:
     """Be the monitor for a launch request; the process ends here.
 
-    ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target, pid namespace)``, the latter as
-    :func:`_fork_first` takes it; ``fds`` are the control socket, the plan, with ``has_target`` the pidfd of
-    an exec's container, then the attach clients' sockets. ``host_mounts`` is the host's mount namespace.
+    ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target, pid namespace, cgroup)``, the latter
+    two as :func:`_begin_first` takes them; ``fds`` are the control socket, the plan, with ``has_target`` the
+    pidfd of an exec's container, then the attach clients' sockets. ``host_mounts`` is the host's mount
+    namespace.
     What is touched here stays in memory for the container's life: the first process does all it can.
     """
     code = 1
@@ -51,20 +52,15 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         control = _socket.socket(fileno=fds[0])
         wire.send(control, ("hello", os.getpid(), 0, 0))
         first = 2 + request[2]
-        ours, theirs = wire.pair()
-        target = fds[2] if request[2] else -1
+        origin = launch.Origin(shown, fds[1], fds[2] if request[2] else -1, host_mounts)
         try:
-            child = _fork_first(request[3], target)
+            child, ours, message, given = _begin_first(origin, *request[3:])
         except OSError as error:
             wire.send(control, ("failed", "fork", error.errno, "", ""))
             os._exit(code)
-        if child == 0:
-            handover.run(theirs, launch.Origin(shown, fds[1], target, host_mounts))
-        theirs.close()
         for fd in fds[1:first]:
             os.close(fd)
         os.close(host_mounts)
-        message, given = wire.receive(ours)
         if message and message[0] == "started":
             plan = message[1]
             shown.show(b"sampan-monitor", f"sampan-monitor {plan['kind']} {plan['id']}".encode())
@@ -78,20 +74,50 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         os._exit(code)
 
 
-def _fork_first(pid_namespace: bool | str, target: int) -> int:
-    """Fork the first process into ``pid_namespace``; 0 in the new process. Raises OSError.
+def _begin_first(
+    origin: launch.Origin, pid_namespace: bool | str, group: str
+) -> tuple[int, _socket.socket, wire.Message, list[int]]:
+    """Fork the first process: its pid, the channel to it, its first message. Raises OSError.
 
-    True is a new one, or that of the process with the pidfd ``target``; text is its file; False is this one.
+    ``pid_namespace`` True is a new one, or that of ``origin.target``; text is its file; False is this one.
+    It is born in the cgroup with the directory ``group``, if that is one of v2; else it enters by itself.
     """
+    ours, theirs = wire.pair()
+    try:
+        child = _fork_first(pid_namespace, origin.target, group)
+    except OSError:
+        if not group:
+            raise
+        child = -1
+    if child == 0:
+        origin.in_group = bool(group)
+        handover.run(theirs, origin)
+    theirs.close()
+    message, given = wire.receive(ours)
+    if message or not group:
+        return child, ours, message, given
+    ours.close()
+    if child > 0:
+        # Linux 6.18 kills at birth when cgroup.kill was once written in this process's group, not in that one.
+        os.waitpid(child, 0)
+    return _begin_first(origin, pid_namespace, "")
+
+
+def _fork_first(pid_namespace: bool | str, target: int, group: str) -> int:
     if isinstance(pid_namespace, str):
         fd = os.open(pid_namespace, os.O_RDONLY | os.O_CLOEXEC)
         namespaces.setns(fd, namespaces.CLONE_NEWPID)
         os.close(fd)
     elif pid_namespace and target >= 0:
         namespaces.setns(target, namespaces.CLONE_NEWPID)
-    elif pid_namespace:
-        return process.fork(namespaces.CLONE_NEWPID)
-    return process.fork()
+    flags = namespaces.CLONE_NEWPID if pid_namespace is True and target < 0 else 0
+    if not group:
+        return process.fork(flags)
+    directory = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return process.fork(flags, directory)
+    finally:
+        os.close(directory)
 
 
 class Monitor:

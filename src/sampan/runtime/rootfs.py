@@ -36,12 +36,14 @@ def assemble(plan: Plan, at: At) -> int:
     root = _mount_root(plan)
     for index, entry in enumerate(plan.get("mounts", ())):
         _mount(root, entry, shared.get(index, -1), at)
+    parents = _Parents(root)
     for device in plan.get("devices", ()):
         at("device", device[0])
-        _make_device(root, device)
+        _make_device(root, parents, device)
     for target, link in plan.get("symlinks", ()):
         at("symlink", link)
-        _make_symlink(root, target, link)
+        _make_symlink(parents, target, link)
+    parents.close()
     return root
 
 
@@ -166,10 +168,12 @@ def _mount_fs(root: int, fstype: str, source: str, target: str, flags: int, data
 def _set_up_tree(tree: int, flags: int, propagation: int, *, recursive: bool) -> None:
     """Mount flags (of the whole tree with MS_REC among them) and propagation, private unless asked for."""
     add, remove = mounts.attributes(flags)
-    if add or remove:
-        mounts.set_attributes(tree, add=add, remove=remove, recursive=bool(flags & mounts.MS_REC))
     kind = propagation & mounts.PROPAGATION or mounts.MS_PRIVATE
-    mounts.set_attributes(tree, propagation=kind, recursive=bool(propagation & mounts.MS_REC) or recursive)
+    below = bool(propagation & mounts.MS_REC) or recursive
+    if (add or remove) and bool(flags & mounts.MS_REC) != below:
+        mounts.set_attributes(tree, add=add, remove=remove, recursive=not below)
+        add = remove = 0
+    mounts.set_attributes(tree, add=add, remove=remove, propagation=kind, recursive=below)
 
 
 def _tree_of(donor: str, source: str) -> int:
@@ -196,14 +200,32 @@ def _attach(tree: int, place: int) -> None:
         os.close(place)
 
 
-def _parent(root: int, path: str) -> tuple[int, str]:
-    holder, _, name = path.rstrip("/").rpartition("/")
-    return paths.make_directories(root, holder or "/"), name
+class _Parents:
+    """The directories of names that are made in a row: each is looked up once."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._path = ""
+        self._fd = -1
+
+    def of(self, path: str) -> tuple[int, str]:
+        """The directory of ``path``, made where it is missing, and the name in it."""
+        holder, _, name = path.rstrip("/").rpartition("/")
+        if self._fd < 0 or holder != self._path:
+            self.close()
+            self._fd, self._path = paths.make_directories(self._root, holder or "/"), holder
+        return self._fd, name
+
+    def close(self) -> None:
+        """Let the last one go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
-def _make_device(root: int, device: list[Any]) -> None:
+def _make_device(root: int, parents: _Parents, device: list[Any]) -> None:
     path, kind, major, minor, mode, uid, gid = device
-    parent, name = _parent(root, path)
+    parent, name = parents.of(path)
     try:
         os.mknod(name, _KINDS[kind] | mode & 0o7777, os.makedev(major, minor), dir_fd=parent)
         if uid or gid:
@@ -212,18 +234,14 @@ def _make_device(root: int, device: list[Any]) -> None:
         return
     except PermissionError:  # in a user namespace: the host's node stands in
         _attach(mounts.open_tree(-1, path, mounts.OPEN_TREE_CLONE), paths.make_file(root, path))
-    finally:
-        os.close(parent)
 
 
-def _make_symlink(root: int, target: str, link: str) -> None:
-    parent, name = _parent(root, link)
+def _make_symlink(parents: _Parents, target: str, link: str) -> None:
+    parent, name = parents.of(link)
     try:
         os.symlink(target, name, dir_fd=parent)
     except FileExistsError:
         return
-    finally:
-        os.close(parent)
 
 
 def _make_readonly(root: int, path: str) -> None:

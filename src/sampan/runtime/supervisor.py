@@ -432,7 +432,9 @@ class Supervisor:
     ) -> Process:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wants = [(end.stdin, end.stdout, end.stderr) for end in attach]
-        request = ("launch", wants, target >= 0, _pid_namespace(plan))
+        groups = plan.get("join", ())
+        group = groups[0] if len(groups) == 1 else ""
+        request = ("launch", wants, target >= 0, _pid_namespace(plan), group)
         fds = [theirs.fileno(), plan_fd, *([target] if target >= 0 else [])]
         fds += [end.sock.fileno() for end in attach]
         with theirs:

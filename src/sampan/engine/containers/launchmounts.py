@@ -122,7 +122,7 @@ def _cgroup_mounts(path: str, flags: int) -> list[list[Any]]:
     return [
         top,
         *(
-            _bind(f"{root}{path}", f"/sys/fs/cgroup/{name}", flags, make="dir")
+            _bind(f"{root}{path}", f"/sys/fs/cgroup/{name}", flags | mounts.MS_REC, make="dir")
             for name, root in cgroups.hierarchies().items()
         ),
     ]

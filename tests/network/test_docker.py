@@ -238,6 +238,13 @@ def test_egress_by_name_address_and_label(here: Town) -> None:
     assert ask(here.inside("by-network"), "tcp", NEIGHBOUR, 80).startswith("open")
     assert ask(here.inside("by-network"), "tcp", NEIGHBOUR, 81).startswith("ERROR")
     assert ask(here.inside("by-label"), "tcp", NEIGHBOUR, 80).startswith("ERROR")
+    here.run("later")
+    assert ask(here.inside("later"), "tcp", NEIGHBOUR, 81).startswith("shut")
+    here.docker("network", "connect", "guarded", "later")
+    assert ask(here.inside("later"), "tcp", NEIGHBOUR, 81, seconds=0.5).startswith("ERROR"), "it joined"
+    assert ask(here.inside("later"), "tcp", NEIGHBOUR, 80).startswith("open")
+    here.docker("network", "disconnect", "guarded", "later")
+    assert ask(here.inside("later"), "tcp", NEIGHBOUR, 81).startswith("shut")
     lent = here.address("by-network", "guarded").rpartition(".")[0] + ".77"
     box = here.inside("by-network")
     subprocess.run(box.command("ip", "addr", "add", f"{lent}/16", "dev", "eth0"), check=True)

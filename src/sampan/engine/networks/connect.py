@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sampan import errors
 from sampan.engine.containers.record import Container
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.guard import egress_rules
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import JOINING, LEAVING, Endpoint, NetworkRecord, Sandbox
 from sampan.engine.networks.types import SandboxRequest
@@ -100,18 +101,23 @@ async def _join(
     settings: EndpointSettings,
 ) -> None:
     """Put a running container on a network; killed on the way, :func:`recover` finishes it or takes it back."""
+    rules = _egress(networks, container, item, joined=network)
     endpoint = _plan(networks, network, container, item, settings)
-    before = container.networks
+    before, before_rules = container.networks, item.egress
     try:
         with networks.sandboxes.changing(item):
             item.endpoints.append(endpoint)
+            item.egress = rules
             networks.store.save_sandbox(item)
+            networks.guard.limit(item)  # before there is a way out
             _note(networks, container, network, settings)
             await _build(networks, item, endpoint)
     except BaseException as failure:
         if not _alive(networks, item):
             return  # it has ended meanwhile, and all its addresses are free: the network is for its next start
         item.endpoints.remove(endpoint)
+        item.egress = before_rules
+        networks.guard.control(item)
         networks.catalog.release(network.id, endpoint.addresses())
         container.networks = before
         networks._containers().save(container)
@@ -126,6 +132,15 @@ async def _join(
     await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
+
+
+def _egress(
+    networks: Networks, container: Container, item: Sandbox, joined: NetworkRecord | None = None
+) -> list[str] | None:
+    """What the container may reach on the networks it is on now (and one more). InvalidParameter."""
+    on = [networks.catalog.find(endpoint.network_id) for endpoint in item.endpoints] + [joined]
+    known = [network for network in on if network is not None]
+    return egress_rules(container.config, container.host, known)
 
 
 def _alive(networks: Networks, item: Sandbox) -> bool:
@@ -261,6 +276,8 @@ async def _leave(
         item.endpoints.remove(endpoint)
         try:
             await _unbuild(item, endpoint)
+            with contextlib.suppress(errors.NotFound):
+                item.egress = _egress(networks, networks._containers().get(item.container), item)
         except OSError as failure:
             if _alive(networks, item):
                 endpoint.phase = ""

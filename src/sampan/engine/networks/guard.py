@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.engine.networks.records import Sandbox
+from sampan.engine.networks.records import NetworkRecord, Sandbox
 from sampan.kernel.nft import NftError
 from sampan.kernel.nftevents import Monitor, own_pid
 from sampan.network import egress, foreign
-from sampan.network.firewall import FAMILY
+from sampan.network.firewall import FAMILY, Elements
+from sampan.network.options import EGRESS
+from sampan.runtime.config import ContainerConfig, HostConfig
 
 if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
@@ -104,15 +107,21 @@ class Guard:
     # -- egress control ------------------------------------------------------------------------------------
 
     def control(self, item: Sandbox) -> None:
-        """Put a sandbox under egress control, if it asks for it."""
-        if item.egress is None:
-            return
-        rules = [rule for text in item.egress for rule in egress.parse(text)]
-        sources = [address for endpoint in item.endpoints for address in endpoint.addresses()]
-        self._networks.ground.firewall.set_owned(item.container, egress.elements(rules, sources))
+        """Put a sandbox under egress control, if it or a network of it asks for that; else out of it."""
+        self.limit(item)
         if self._networks.ground.firewall.present:
-            devices = {one.outer: one.addresses() for one in item.endpoints if one.outer}
+            controlled = item.endpoints if item.egress is not None else ()
+            devices = {one.outer: one.addresses() for one in controlled if one.outer}
             self._networks.ground.sources.bind(item.container, devices)
+
+    def limit(self, item: Sandbox) -> None:
+        """The part of it that needs no interface: what its addresses may reach."""
+        found: Elements = {}
+        if item.egress is not None:
+            rules = [rule for text in item.egress for rule in egress.parse(text)]
+            sources = [address for endpoint in item.endpoints for address in endpoint.addresses()]
+            found = egress.elements(rules, sources)
+        self._networks.ground.firewall.set_owned(item.container, found)
 
     def release(self, item: Sandbox) -> None:
         """End control of a sandbox; what it was refused is forgotten."""
@@ -158,3 +167,26 @@ class Guard:
             ],
             "RefusedNames": names,
         }
+
+
+def egress_rules(
+    config: ContainerConfig, host: HostConfig, networks: Sequence[NetworkRecord]
+) -> list[str] | None:
+    """What a container on these networks may reach; None without control.
+
+    The rules of its label, its annotation and of each network add up. InvalidParameter for malformed ones,
+    and for networks on which there can be no control.
+    """
+    texts = [(config.labels or {}).get(EGRESS), (host.annotations or {}).get(EGRESS)]
+    texts += [network.options.get(EGRESS) or network.labels.get(EGRESS) for network in networks]
+    given = [text for text in texts if text is not None]
+    if not given:
+        return None
+    unguarded = [network.name for network in networks if network.driver not in ("bridge", "null")]
+    if unguarded:
+        raise errors.InvalidParameter(
+            f"egress control is not possible on network {unguarded[0]}: its packets don't pass the host's "
+            "firewall",
+            hint="Use a bridge network, or leave sampan.egress out.",
+        )
+    return [str(rule) for text in given for rule in egress.parse(text)]

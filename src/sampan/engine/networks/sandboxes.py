@@ -12,21 +12,22 @@ import contextlib
 import ipaddress
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
 from sampan.engine.networks import connect, publishing
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.guard import egress_rules
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import Prepared, SandboxRequest
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import in_thread, open_netns
-from sampan.network import egress, sandbox
-from sampan.network.options import EGRESS, BridgeOptions, LanOptions
+from sampan.network import sandbox
+from sampan.network.options import BridgeOptions, LanOptions
 
 if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
@@ -118,7 +119,7 @@ class Sandboxes:
                 options[endpoint.id] = (_prefix(network), dict(settings.driver_opts or {}))
                 item.endpoints.append(endpoint)
             places.name_interfaces(item.endpoints, options)
-            item.egress = self._egress(request, chosen)
+            item.egress = egress_rules(request.config, request.host, [network for network, _ in chosen])
             item.resolver = resolver_wanted(self._networks, item)
             if any(network.is_default_bridge for network, _settings in chosen):
                 item.links = dict(request.links)
@@ -138,22 +139,6 @@ class Sandboxes:
             target, _, alias = spec.partition(":")
             endpoint.links[alias or target] = target
         endpoint.links.update(request.links)
-
-    @staticmethod
-    def _egress(request: SandboxRequest, chosen: Sequence[tuple[NetworkRecord, object]]) -> list[str] | None:
-        texts = [(request.config.labels or {}).get(EGRESS), (request.host.annotations or {}).get(EGRESS)]
-        texts += [network.options.get(EGRESS) or network.labels.get(EGRESS) for network, _ in chosen]
-        given = [text for text in texts if text is not None]
-        if not given:
-            return None
-        unguarded = [network.name for network, _ in chosen if network.driver not in ("bridge", "null")]
-        if unguarded:
-            raise errors.InvalidParameter(
-                f"egress control is not possible on network {unguarded[0]}: its packets don't pass the host's "
-                "firewall",
-                hint="Use a bridge network, or leave sampan.egress out.",
-            )
-        return [str(rule) for text in given for rule in egress.parse(text)]
 
     # -- attach --------------------------------------------------------------------------------------------
 

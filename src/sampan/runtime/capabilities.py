@@ -5,10 +5,11 @@ Reference: capabilities(7).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
-
 from sampan.errors import InvalidParameter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 # In the kernel's order: the index is the capability's number (linux/capability.h).
 NAMES = (
@@ -88,12 +89,11 @@ def names_of(bits: int) -> list[str]:
     return [name for number, name in enumerate(NAMES) if bits >> number & 1]
 
 
-@lru_cache(maxsize=1)
 def available() -> int:
     """The bit set that this process may hand out: its bounding set, at most what the kernel knows."""
-    with open("/proc/self/status", encoding="ascii") as status:
+    with open("/proc/self/status", "rb") as status:
         for line in status:
-            if line.startswith("CapBnd:"):
+            if line.startswith(b"CapBnd:"):
                 return int(line.split()[1], 16)
     raise RuntimeError("/proc/self/status has no CapBnd line")
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import _socket
+import fcntl
 import os
 import struct
 
 from sampan.errors import InvalidParameter
+from sampan.kernel import pty
+
+_TIOCGWINSZ = 0x5413
 
 
 def check(terminal: bool, detached: bool, path: str) -> None:
@@ -27,6 +31,15 @@ def send(path: str, master: int) -> None:
         sock.sendmsg([b"/dev/ptmx"], [rights])
     finally:
         sock.close()
+
+
+def copy_size(master: int) -> None:
+    """Give a terminal the size of ours, if standard input is one. ioctl_tty(2)."""
+    try:
+        rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, _TIOCGWINSZ, bytes(8)))
+        pty.set_size(master, rows, columns)
+    except OSError:
+        return
 
 
 def connect(path: str, kind: int) -> _socket.socket:

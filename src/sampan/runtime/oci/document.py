@@ -117,7 +117,8 @@ class Node:
 
     def node(self, name: str) -> Node:
         """One object; an empty one when absent."""
-        return Node(self._fields.get(name) or {}, self.where(name))
+        found = self._fields.get(name)
+        return Node({} if found is None else found, self.where(name))
 
     def mapping(self, name: str) -> dict[str, str]:
         """An object of strings."""

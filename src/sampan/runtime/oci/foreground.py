@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 
-from sampan.kernel import process, pty, signals
+from sampan.kernel import process, signals
+from sampan.runtime.oci import console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ _SIGILL = 4
 _SIGWINCH = 28
 _SIGURG = 23
 _SIGTSTP = 20
-_TIOCGWINSZ = 0x5413
 _CHUNK = 32 * 1024
 # Not passed on: the kernel's own business, what stops this process, and what is handled here.
 _STOPPING = (signals.SIGSTOP, signals.SIGTTIN, signals.SIGTTOU, _SIGTSTP)
@@ -117,14 +117,7 @@ class _Terminal:
 
     def resize(self) -> None:
         """Give the container's terminal the size of ours."""
-        import fcntl
-        import struct
-
-        try:
-            rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, _TIOCGWINSZ, bytes(8)))
-            pty.set_size(self.master, rows, columns)
-        except OSError:
-            return  # ours isn't a terminal
+        console.copy_size(self.master)
 
     def move(self, fd: int, poll: select.poll) -> None:
         """Carry what is there from ``fd`` to the other side."""

@@ -113,6 +113,7 @@ def _await_pid(made: Made) -> int:
 
 def _take_terminal(made: Made, master: int, console_socket: str) -> None:
     if not console_socket:
+        console.copy_size(master)  # before the program runs, which may ask for it at once
         made.master = master
         return
     try:

@@ -7,7 +7,6 @@ is the same if its start time is.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 from sampan import jsontext
@@ -90,7 +89,12 @@ class Container:
 
     def remove(self) -> None:
         """Remove the state directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        try:
+            for name in os.listdir(self.directory):
+                os.unlink(os.path.join(self.directory, name))
+            os.rmdir(self.directory)
+        except FileNotFoundError:
+            return  # another command was quicker
 
 
 def _is_same(pid: int, started: str) -> bool:

@@ -84,7 +84,8 @@ def test_login_over_sampand(
 ) -> None:
     served = serve("--htpasswd", str(users(tmp_path, alice="wonderland")))
     name = f"{served.address}/app"
-    sampand.docker("tag", "busybox", name)
+    context = b"FROM busybox\nRUN echo 1 > /1\nRUN echo 2 > /2\nRUN echo 3 > /3\n"
+    sampand.docker("build", "-q", "-t", name, "-", input=context)  # its layers ask for passwords all at once
     assert sampand.docker("push", name, check=False).returncode
     wrong = sampand.docker("login", "-u", "alice", "-p", "wrong", served.address, check=False)
     assert wrong.returncode and "unauthorized" in wrong.stderr.lower()

@@ -151,10 +151,14 @@ class Transport:
     def _authorized(
         self, method: str, url: str, scope: str, headers: dict[str, str], body: Body, stream: bool
     ) -> urllib3.BaseHTTPResponse:
-        response = self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)
-        if response.status != 401 or not self._auth.learn(
-            response.headers.get("WWW-Authenticate", ""), scope
-        ):
+        shown = self._auth.header(scope)
+        response = self._follow(method, url, {**headers, **shown}, body, stream)
+        if response.status != 401:
+            return response
+        challenge = response.headers.get("WWW-Authenticate", "")
+        # several threads may ask at once: what one of them learned meanwhile serves the others, too
+        known = self._auth.header(scope) != shown or self._auth.learn(challenge, scope)
+        if not known and self._auth.header(scope) == shown:
             return response
         response.drain_conn()
         return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)

@@ -86,7 +86,7 @@ class World:
     def answers(self) -> bool:
         """Whether the engine serves."""
         with contextlib.suppress(Gone):
-            return self.ask("GET", "/_ping", timeout=5)[0] == 200
+            return self.ask("GET", "/_ping")[0] == 200
         return False
 
     def kill(self) -> None:

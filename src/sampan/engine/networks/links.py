@@ -45,7 +45,7 @@ class Links:
             if other is not None and other.pid:
                 yield item, other
         for other in sandboxes:
-            if other.pid and item.container in other.links.values():
+            if other.links and other.pid and item.container in other.links.values():
                 yield other, item
 
     async def attached(self, item: Sandbox) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import netbench
+import registrybench
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -528,6 +529,41 @@ def name_lookups(e: Engine) -> float:
             return statistics.quantiles(netbench.lookups(pids, names), n=100)[98]
     finally:
         e.api("DELETE", "/networks/bench")
+
+
+@row("serve-registry: upload of 512 MB (beside docker-registry)", "MB/s", "≥ 1.0 ×", 2, "higher")
+def registry_upload(e: Engine) -> float:
+    return registrybench.uploads(e.name, 1, 512 << 20)
+
+
+@row("serve-registry: 16 uploads of 64 MB at once", "MB/s", "≥ 1.0 ×", 2, "higher")
+def registry_uploads(e: Engine) -> float:
+    return registrybench.uploads(e.name, 16, 64 << 20)
+
+
+@row("serve-registry: download of 256 MB", "MB/s", "≥ 1.0 ×", 3, "higher")
+def registry_download(e: Engine) -> float:
+    return registrybench.downloads(e.name, 1, 256 << 20, 4)
+
+
+@row("serve-registry: downloads by 16 clients", "MB/s", "≥ 1.0 ×", 3, "higher")
+def registry_downloads(e: Engine) -> float:
+    return registrybench.downloads(e.name, 16, 128 << 20, 2)
+
+
+@row("serve-registry: manifests, 1 client", "/s", "≥ 1.0 ×", 3, "higher")
+def registry_manifests(e: Engine) -> float:
+    return registrybench.manifest_rate(e.name, 1, 2000)
+
+
+@row("serve-registry: manifests, 16 clients", "/s", "≥ 1.0 ×", 3, "higher")
+def registry_manifests_many(e: Engine) -> float:
+    return registrybench.manifest_rate(e.name, 16, 300)
+
+
+@row("serve-registry: memory during 16 uploads of 1 GB", "MB PSS", "≤ 150 MB", 1)
+def registry_memory(e: Engine) -> float:
+    return registrybench.upload_memory(e.name, 16, 1 << 30)
 
 
 def prepare(e: Engine, base: Path, busybox: bytes) -> None:

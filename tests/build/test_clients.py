@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import tarfile
@@ -279,7 +280,9 @@ def test_output(ours: Client) -> None:
 
 
 def test_stages_built_anew(ours: Client) -> None:
-    top = ours.context("FROM BASE AS a\nRUN date > /a\nFROM BASE\nRUN date > /b\nCOPY --from=a /a /a\n")
+    top = ours.context(
+        "FROM BASE AS a\nRUN cat /proc/sys/kernel/random/uuid > /a\nFROM BASE\nRUN date > /b\nCOPY --from=a /a /a\n"
+    )
     args = ("--network", "none", str(top))
     ours("build", *args)
     assert ours("build", *args).stdout.count("Using cache") == 3
@@ -320,9 +323,8 @@ def test_live_display(ours: Client) -> None:
     assert code == 0 and len(frames) > 4
     assert written.startswith("\x1b[?25l") and "\x1b[?25h" in frames[-1]
     assert "Successfully tagged smpg-live:latest" in frames[-1]
-    assert any(
-        "[one 22/22] RUN printf" in f and "[stage-1 2/3] RUN sleep" in f and "=> # " in f for f in frames
-    )
+    assert any("[one 22/22] RUN printf" in frame and "=> # " in frame for frame in frames)
+    assert any(re.search(r" => \[one \d+/22\] ", f) and " => [stage-1 2/3] RUN sleep" in f for f in frames)
     assert "[+] Building" in frames[-2] and "(25/25) FINISHED" in frames[-2]
     for frame in frames[:-2]:
         assert frame.count("\n") <= 11, frame

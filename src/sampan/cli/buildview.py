@@ -161,28 +161,26 @@ class View:
     def _draw(self, *, final: bool) -> None:
         rows, columns = terminal.size(self._descriptor)
         with self._lock:
-            lines = self.lines(columns or 80, final=final)
-        if not final and rows:
-            # The header stays, the oldest steps make room.
-            lines = [lines[0], *lines[1:][-(rows - 2) :]]
+            lines = self.lines(columns or 80, 0 if final else rows, final=final)
         text = f"\x1b[{self._drawn}A" if self._drawn else ""
         text += "".join(f"\r\x1b[K{line}\n" for line in lines) + "\x1b[J"
         self._drawn = len(lines)
         self._write(text)
 
-    def lines(self, columns: int, *, final: bool) -> list[str]:
-        """The display as lines no wider than ``columns``."""
+    def lines(self, columns: int, rows: int, *, final: bool) -> list[str]:
+        """The display as lines no wider than ``columns``, fewer than ``rows`` (0: as many as there are)."""
         now = self._clock()
-        begun = [step for step in self.steps if step.state]
         done = sum(step.state in ("done", "cached") for step in self.steps)
         finished = final and done == len(self.steps)
         head = f"[+] Building {now - self._begun:.1f}s ({done}/{len(self.steps)}){' FINISHED' * finished}"
         found = [cut(head, columns)]
         if not self.steps and self._sent >= 0:
             found.append(cut(f" => sending the context: {units.size(self._sent)}", columns))
-        for step in sorted(begun, key=lambda one: one.begun):
-            found += self._step(step, now, columns, final)
-        return found
+        begun = sorted((step for step in self.steps if step.state), key=lambda one: one.begun)
+        blocks = [self._step(step, now, columns, final) for step in begun]
+        if rows:
+            blocks = _fitting(begun, blocks, rows - 2)
+        return found + [line for block in blocks for line in block]
 
     def _step(self, step: Step, now: float, columns: int, final: bool) -> list[str]:
         took = f" {(step.ended or now) - step.begun:.1f}s"
@@ -199,6 +197,19 @@ class View:
 
     def _write(self, text: str) -> None:
         write_all(self._descriptor, text.encode("utf-8", "replace"))
+
+
+def _fitting(steps: list[Step], blocks: list[list[str]], rows: int) -> list[list[str]]:
+    """The blocks that fit in ``rows``: running steps first (only their heads if need be), then the latest."""
+    kept: dict[int, list[str]] = {}
+    order = sorted(
+        range(len(steps)), key=lambda place: (steps[place].state == "running", place), reverse=True
+    )
+    for place in order:
+        left = rows - sum(len(block) for block in kept.values())
+        if left > 0:
+            kept[place] = blocks[place][: max(1, min(left, rows // 2))]
+    return [kept[place] for place in sorted(kept)]
 
 
 def plain(text: str) -> str:

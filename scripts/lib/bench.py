@@ -409,6 +409,30 @@ def run_steps(e: Engine) -> float:
     return build(e, context({"Dockerfile": b"FROM busybox\n" + b"RUN true\n" * 10}), "--no-cache")
 
 
+@row("build: context of 20,000 files, most of them ignored", "ms", "≤ 0.8 ×", 3)
+def ignored_context(e: Engine) -> float:
+    top = e.dir / "ignored"
+    if not top.exists():
+        for folder in range(200):
+            inner = top / "node_modules" / f"m{folder}" / "lib"
+            inner.mkdir(parents=True)
+            for number in range(99):
+                (inner / f"f{number}.js").write_bytes(b"x" * 100)
+        for number in range(200):
+            (top / f"s{number}").write_bytes(b"y" * 100)
+        (top / ".dockerignore").write_text("**/node_modules\n*.log\n")
+        (top / "Dockerfile").write_text("FROM busybox\nCOPY . /data\n")
+    return timed(lambda: e.docker("build", "-q", "--no-cache", "-t", "bench", str(top)))
+
+
+@row("build: four stages, each RUN sleep 1", "ms", "< 1500 ms", 2)
+def four_stages(e: Engine) -> float:
+    stages = "".join(f"FROM busybox AS s{n}\nRUN sleep 1; echo {n} > /{n}\n" for n in range(4))
+    copies = "".join(f"COPY --from=s{n} /{n} /{n}\n" for n in range(4))
+    dockerfile = f"{stages}FROM busybox\n{copies}"
+    return build(e, context({"Dockerfile": dockerfile.encode()}), "--no-cache")
+
+
 @row("load of the Python image", "ms", "≤ 0.8 ×", 3)
 def load(e: Engine) -> float:
     archive = e.dir / "python.tar"

@@ -14,7 +14,6 @@ from sampan.runtime.oci.idmaps import write_maps
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Callable
     from typing import Any
 
     Plan = dict[str, Any]
@@ -132,9 +131,16 @@ def _set_limits(pid: int, plan: Plan) -> None:
             resource.prlimit(pid, number, (soft, hard))
         except (OSError, ValueError) as error:
             raise SystemFailure(
-                f"process.rlimits: error setting rlimit type {number} to {soft}:{hard}: operation not permitted",
+                f"process.rlimits: error setting rlimit type {number} to {soft}:{hard}: {_reason(error)}",
                 hint="Raising a hard limit takes CAP_SYS_RESOURCE.",
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Python's own words for EINVAL and EPERM of setrlimit(2) are a ValueError's."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno or 0).lower()
+    return "operation not permitted" if "not allowed" in str(error) else str(error)
 
 
 def kill(pid: int) -> None:
@@ -172,12 +178,3 @@ def write_pid_file(path: str, pid: int) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, path)
-
-
-def guarded(action: Callable[[], None], undo: Callable[[], object]) -> None:
-    """Do ``action``; when it fails, ``undo`` and pass the failure on."""
-    try:
-        action()
-    except BaseException:
-        undo()
-        raise

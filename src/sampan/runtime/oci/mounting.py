@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from sampan.kernel import mounts, namespaces, paths
+from sampan.kernel import mounts, paths
 from sampan.runtime.oci import trees
 
 TYPE_CHECKING = False
@@ -237,9 +237,3 @@ def enter_by_move(root: int, plan: Plan) -> None:
     mounts.mount(".", "/", None, mounts.MS_MOVE)
     os.chroot(".")
     os.chdir("/")
-
-
-def user_namespace_flag(plan: Plan) -> bool:
-    """Whether the container lives in a user namespace other than the caller's."""
-    joined = sum(flag for _, flag in plan["setns"])
-    return bool((plan["unshare"] | joined) & namespaces.CLONE_NEWUSER)

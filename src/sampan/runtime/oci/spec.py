@@ -7,7 +7,6 @@ ones with InvalidParameter; what the specification doesn't know is ignored, as i
 from __future__ import annotations
 
 from sampan.errors import InvalidParameter, Unsupported
-from sampan.runtime.oci import document
 from sampan.runtime.oci.document import INT64, UINT64, Node
 from sampan.runtime.oci.resources import Resources
 
@@ -345,8 +344,3 @@ def _check_version(version: str) -> None:
         raise Unsupported(
             f"ociVersion: {version} isn't supported, only {VERSION_LOW} to {VERSION} and other 1.x"
         )
-
-
-def parse_process(raw: Any) -> Process:
-    """A ``process`` object of its own (``exec --process``)."""
-    return Process(document.Node(raw, "process"))

@@ -83,7 +83,7 @@ def ipv6_text(rules: Fallback, table: str) -> str:
     if not rules.relay6 or not ports:
         return ""
     return (
-        f"add table ip6 {table}\ndelete table ip6 {table}\ntable ip6 {table} {{\n"
+        f"table ip6 {table} {{\n"
         "  chain prerouting { type nat hook prerouting priority -100; policy accept;\n"
         f'    iifname != "lo" tcp dport {rules.relay6} drop\n'
         f'    iifname != "lo" tcp dport {{ {ports} }} goto fallback\n  }}\n'

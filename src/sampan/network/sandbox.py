@@ -23,6 +23,7 @@ from sampan.network.fallback import Fallback
 from sampan.network.files import RESOLVER
 
 TABLE = "sampan"
+_CLEAR = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in ("ip", "ip6"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Built:
     contexts: list[Nft] = field(default_factory=list)
 
     def finish(self) -> None:
-        """Close what isn't needed any more. Slow (over 10 ms): the kernel waits for its readers."""
+        """Close what isn't needed any more, when nobody waits: after a deletion the kernel takes over 10 ms."""
         while self.contexts:
             self.contexts.pop().close()
 
@@ -128,6 +129,7 @@ def serve(
     *,
     loopback_ports: tuple[tuple[str, int], ...],
     resolver: bool,
+    again: bool = False,
 ) -> None:
     """The sockets for resolver and relays, and the rules that lead to them. From a thread in the namespace."""
     planned = list(interfaces)
@@ -139,7 +141,9 @@ def serve(
     relays = [item.getsockname()[1] for item in sockets.relays] + [0, 0]
     own = tuple((item.name, item.ipv4) for item in planned if item.ipv4)
     ports = [item.getsockname()[1] for item in sockets.resolver or ()] or [0, 0]
-    write_rules(Rules(Fallback(loopback_ports, own, relays[0], relays[1]), (ports[0], ports[1])), built)
+    write_rules(
+        Rules(Fallback(loopback_ports, own, relays[0], relays[1]), (ports[0], ports[1])), built, again=again
+    )
 
 
 def make_link(host: Netlink, netns: int, item: Interface) -> None:
@@ -180,19 +184,22 @@ def configure(inside: Netlink, item: Interface, *, localnet: bool = False) -> No
     messages = [rt.add_address(link.index, address) for address in item.addresses]
     messages.append(rt.change_link(link.index, up=True))
     messages += [rt.add_route(route, index=link.index) for route in item.routes]
-    inside.send(*messages)
-    set_gateways(inside, link.index, item.gateways)
+    inside.send(*messages, *_default_routes(link.index, item.gateways))
 
 
 def set_gateways(inside: Netlink, index: int, gateways: Iterable[rt.Address]) -> None:
     """Make an interface the way out: default routes by these gateways, or none when it has no gateway."""
-    messages = [
+    messages = _default_routes(index, gateways)
+    if messages:
+        inside.send(*messages)
+
+
+def _default_routes(index: int, gateways: Iterable[rt.Address]) -> list[Message]:
+    return [
         rt.add_route(ipaddress.ip_network("0.0.0.0/0" if gateway.version == 4 else "::/0"), gateway=gateway,
                      index=index)
         for gateway in gateways
     ]  # fmt: skip
-    if messages:
-        inside.send(*messages)
 
 
 def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
@@ -246,23 +253,27 @@ def rules_text(rules: Rules) -> str:
         )
     if not text:
         return ""
-    text = f"add table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{\n{text}}}\n"
-    return text + fallback.ipv6_text(rules.fallback, TABLE)
+    return f"table ip {TABLE} {{\n{text}}}\n" + fallback.ipv6_text(rules.fallback, TABLE)
 
 
-def write_rules(rules: Rules, built: Built) -> None:
-    """Put the rules into the namespace of the calling thread. NftError for the resolver's, else a warning."""
+def write_rules(rules: Rules, built: Built, *, again: bool) -> None:
+    """Put the rules into the namespace of the calling thread. NftError for the resolver's, else a warning.
+
+    ``again`` takes older ones away; in a new namespace there are none, and a deletion would cost the start
+    over 10 ms (the kernel waits for its readers).
+    """
     text = rules_text(rules)
     if not text:
         return
     nft = Nft()
     built.contexts.append(nft)
+    clear = _CLEAR if again else ""
     try:
-        nft.run(text)
+        nft.run(clear + text)
     except NftError as failure:
         plain = rules_text(Rules(Fallback(), rules.resolver))
         if plain:
-            nft.run(plain)
+            nft.run(clear + plain)
         if rules.fallback.ports:
             built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
 
@@ -278,7 +289,7 @@ def reopen(
     enter(netns)
     built = Built()
     try:
-        serve(built, interfaces, loopback_ports=loopback_ports, resolver=resolver)
+        serve(built, interfaces, loopback_ports=loopback_ports, resolver=resolver, again=True)
     except BaseException:
         built.sockets.close()
         raise

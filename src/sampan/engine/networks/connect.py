@@ -177,6 +177,7 @@ def _plan(
 
 
 async def _build(networks: Networks, item: Sandbox, endpoint: Endpoint) -> None:
+    networks.ground.index(networks.catalog.get(endpoint.network_id))  # its bridge may have vanished
     planned = networks.sandboxes.interface(item, endpoint)
     ways = _ways_out(item.endpoints)
     netns, host = open_netns(item.pid), Netlink()

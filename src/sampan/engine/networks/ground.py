@@ -160,6 +160,10 @@ class Ground:
             self.ensure(network)
         return self._indexes[network.id]
 
+    def last_index(self, network: NetworkRecord) -> int:
+        """As :meth:`index`, without a look at the kernel: for a start whose preparation has just looked."""
+        return self._indexes.get(network.id) or self.index(network)
+
     def drop(self, network: NetworkRecord) -> None:
         """Take a network's links and rules away. SystemFailure when the kernel refuses."""
         self._indexes.pop(network.id, None)

@@ -207,7 +207,7 @@ class Sandboxes:
         common: dict[str, Any] = {
             "name": endpoint.interface,
             "kind": endpoint.driver,
-            "parent": self._networks.ground.index(network),
+            "parent": self._networks.ground.last_index(network),
             "addresses": places.addresses_of(endpoint),
             "mac": endpoint.mac,
             "gateways": gateways,

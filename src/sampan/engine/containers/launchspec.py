@@ -6,6 +6,7 @@ decides nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -211,13 +212,19 @@ def _machine_stop(config: ContainerConfig) -> Plan:
     return found
 
 
+@functools.cache
+def _bounding() -> int:
+    """What this engine may hand out; it never changes."""
+    return capabilities.available()
+
+
 def rights(containers: Containers, host: HostConfig, *, exec_privileged: bool = False) -> Plan:
     """Capabilities, seccomp program, no-new-privileges, AppArmor profile.
 
     A privileged exec has all capabilities; filter and profile stay those of its container, as in Docker.
     """
     privileged = host.privileged
-    names = capabilities.granted(host.cap_add, host.cap_drop, privileged=privileged)
+    names = capabilities.granted(host.cap_add, host.cap_drop, privileged=privileged, bounding=_bounding())
     bits = capabilities.mask(capabilities.granted(None, None, privileged=True) if exec_privileged else names)
     options = security_options(containers, host)
     return {

@@ -151,8 +151,9 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     elif container.host.auto_remove and not live.removing:
         live.removing = True
         await _remove_ended(containers, container, live)
-    # Nobody waits for this; a new run does, by the lock.
-    await launching.drop_cgroup(live)
+    if container.id in containers.registry:  # else the clean-up queue has it
+        # Nobody waits for this; a new run does, by the lock.
+        await launching.drop_cgroup(live)
 
 
 async def _restart_later(containers: Containers, container: Container, live: Live, delay: float) -> None:

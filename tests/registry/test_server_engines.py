@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import STOCK_CLI, Daemon
+from tests.conftest import STOCK_CLI, Daemon, import_busybox
 from tests.dockerd import running_dockerd
 from tests.registry.front import Exchange, Front
 from tests.registry.serving import Served, digest_of
@@ -302,3 +302,19 @@ def test_share(sampand: Daemon, busybox: str, new_sampand: Any, serve: Callable[
     assert {path.name for path in before} >= {
         path.name for path in (sampand.root / "blobs").rglob("*") if path.is_dir()
     }
+
+
+def test_share_of_an_engine_that_starts_and_ends(new_sampand: Any, serve: Callable[..., Served]) -> None:
+    engine = new_sampand()
+    import_busybox(engine)
+    engine.stop()
+    served = serve("--share", data=engine.root)
+    digest = served.ask("HEAD", "/v2/busybox/manifests/latest").headers["Docker-Content-Digest"]
+    engine.start()
+    engine.docker("tag", "busybox", "later")
+    assert served.ask("HEAD", "/v2/later/manifests/latest").headers["Docker-Content-Digest"] == digest
+    served.stop()
+    engine.docker("rmi", "later")
+    engine.stop()
+    engine.start()
+    assert "busybox" in engine.docker("images").stdout

@@ -1,6 +1,6 @@
 """``--share``: an engine's own images as a registry to read, without copying anything.
 
-The engine may be running: its database is opened for reading only, nothing in its data root is changed.
+The engine may be running, or not: its database is only read, nothing that it made is changed.
 Layers whose archive isn't kept are made again on the way out, byte for byte, as ``save`` does.
 
 The image ``team/app:1`` is ``team/app:1`` here, too; an official one (``busybox``) is also found below
@@ -46,7 +46,9 @@ class Share:
                 hint="Give the engine's --data-root as --data, /var/lib/sampan by default.",
             )
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(f"file:{root}/sampan.db?mode=ro", uri=True, check_same_thread=False)
+        # Not "mode=ro": without a running engine there is no shared memory for the log, and it must be made.
+        self._db = sqlite3.connect(f"file:{root}/sampan.db?mode=rw", uri=True, check_same_thread=False)
+        self._db.execute("PRAGMA query_only=ON")
 
     def close(self) -> None:
         """Close the database."""

@@ -388,7 +388,7 @@ def _memory_v1(resources: Resources, directories: dict[str, str]) -> Limits:
         *_when("memory", "memory.soft_limit_in_bytes", resources.memory_reservation),
         *_when("memory", "memory.kmem.tcp.limit_in_bytes", resources.kernel_memory_tcp),
     ]
-    if resources.memory_swappiness is not None:
+    if resources.memory_swappiness not in (None, -1):
         found.append(("memory", "memory.swappiness", str(resources.memory_swappiness)))
     if resources.oom_kill_disable:
         found.append(("memory", "memory.oom_control", "1"))

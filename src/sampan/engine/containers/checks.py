@@ -218,6 +218,8 @@ def _check_realtime(resources: Resources) -> None:
     period, runtime = resources.cpu_realtime_period, resources.cpu_realtime_runtime
     if not period and not runtime:
         return
+    if period < 0 or runtime < 0:
+        raise errors.InvalidParameter("cpu real-time period and runtime cannot be negative")
     if not support.has("cpu.rt_runtime_us"):
         raise errors.InvalidParameter("kernel does not support CPU real-time scheduler")
     if period and runtime > period:
@@ -241,7 +243,7 @@ def _check_memory(resources: Resources) -> None:
         raise errors.InvalidParameter("Minimum kernel memory limit allowed is 6MB")
     if swappiness is not None and swappiness != -1 and not 0 <= swappiness <= 100:
         raise errors.InvalidParameter(f"Invalid value: {swappiness}, valid memory swappiness range is 0-100")
-    if reserved and reserved < _SMALLEST_MEMORY:
+    if 0 < reserved < _SMALLEST_MEMORY:
         raise errors.InvalidParameter("Minimum memory reservation allowed is 6MB")
     if 0 < memory < reserved:
         raise errors.InvalidParameter(

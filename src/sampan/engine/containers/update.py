@@ -61,7 +61,7 @@ def merged(container: Container, request: UpdateRequest) -> HostConfig:
     _check_memory(container, request)
     for field in msgspec.structs.fields(Resources):
         value = getattr(request, field.name)
-        if value:
+        if value and (field.name, value) != ("memory_swappiness", -1):
             setattr(host, field.name, value)
     if request.nano_cpus and (host.cpu_quota or host.cpu_period):
         host.cpu_quota = host.cpu_period = 0

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sampan.errors import Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CALL_NUMBERS = {
     "x86_64": 321,
@@ -38,15 +39,24 @@ _RESULT, _CONTEXT, _KIND, _ACCESS, _MAJOR, _MINOR = 0, 1, 2, 3, 4, 5
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceRule:
     """Allow or deny ``access`` (letters of ``rwm``) to devices; ``kind`` "a" and None numbers mean any."""
 
-    allow: bool
-    kind: str = "a"
-    major: int | None = None
-    minor: int | None = None
-    access: str = "rwm"
+    __slots__ = ("access", "allow", "kind", "major", "minor")
+
+    def __init__(
+        self,
+        allow: bool,
+        kind: str = "a",
+        major: int | None = None,
+        minor: int | None = None,
+        access: str = "rwm",
+    ) -> None:
+        self.allow = allow
+        self.kind = kind
+        self.major = major
+        self.minor = minor
+        self.access = access
 
 
 def device_program(rules: Sequence[DeviceRule]) -> bytes:
@@ -139,9 +149,9 @@ def _load(program: bytes) -> int:
 
 
 def _bpf(command: int, attributes: bytes, what: str) -> int:
-    number = _CALL_NUMBERS.get(platform.machine())
+    number = _CALL_NUMBERS.get(os.uname().machine)
     if number is None:
-        raise Unsupported(f"device filters of cgroup v2 aren't known on {platform.machine()}")
+        raise Unsupported(f"device filters of cgroup v2 aren't known on {os.uname().machine}")
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = _libc.syscall(
         ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(len(attributes))

@@ -7,15 +7,16 @@ installed by the container's first process, which loads no library for it.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import errno
 import os
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from sampan.errors import SystemFailure, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 ACT_KILL_PROCESS = 0x80000000
 ACT_KILL_THREAD = 0x00000000
@@ -99,20 +100,23 @@ class _Version(ctypes.Structure):
     _fields_ = (("major", ctypes.c_uint), ("minor", ctypes.c_uint), ("micro", ctypes.c_uint))
 
 
-@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens to a call: ``action`` if all ``conditions`` (argument, operator, value, value 2) hold."""
 
-    name: str
-    action: int
-    conditions: tuple[tuple[int, int, int, int], ...] = ()
+    __slots__ = ("action", "conditions", "name")
+
+    def __init__(
+        self, name: str, action: int, conditions: tuple[tuple[int, int, int, int], ...] = ()
+    ) -> None:
+        self.name = name
+        self.action = action
+        self.conditions = conditions
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    name = ctypes.util.find_library("seccomp") or "libseccomp.so.2"
     try:
-        library = ctypes.CDLL(name, use_errno=True)
+        library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     except OSError as error:
         raise SystemFailure(
             "libseccomp isn't installed, so no container can get a seccomp filter",

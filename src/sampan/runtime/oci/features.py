@@ -5,7 +5,7 @@ from __future__ import annotations
 from sampan import __version__, jsontext
 from sampan.kernel import archcalls
 from sampan.kernel import seccomp as compiler
-from sampan.runtime import capabilities, seccomp
+from sampan.runtime import capabilities, filters
 from sampan.runtime.oci import options as mount_options
 from sampan.runtime.oci.showing import say
 from sampan.runtime.oci.spec import HOOKS, NAMESPACES, VERSION, VERSION_LOW
@@ -31,7 +31,7 @@ def features(context: Context, options: dict[str, Any], rest: list[str]) -> int:
             "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
-                "actions": sorted(seccomp.ACTIONS),
+                "actions": sorted(filters.ACTIONS),
                 "operators": sorted(compiler.COMPARISONS),
                 "archs": sorted(compiler.ARCHITECTURES),
                 "knownFlags": flags,

@@ -231,7 +231,7 @@ def _seccomp(section: dict[str, Any] | None) -> Plan:
     if not section:
         return {}
     from sampan.kernel import archcalls
-    from sampan.runtime import seccomp
+    from sampan.runtime import filters
 
     flags = 0
     for name in section.get("flags") or ():
@@ -240,7 +240,7 @@ def _seccomp(section: dict[str, Any] | None) -> Plan:
         flags |= archcalls.SECCOMP_FLAGS[name]
     if "defaultAction" not in section:
         raise InvalidParameter("linux.seccomp.defaultAction: this field is required")
-    return {"seccomp": seccomp.compile_section(section), "seccomp_flags": flags}
+    return {"seccomp": filters.compile_section(section), "seccomp_flags": flags}
 
 
 def cpu_list(text: str, field: str) -> set[int]:

@@ -158,3 +158,50 @@ def test_volumes_from_with_modes(sampand: Daemon) -> None:
         assert run(sampand, script, HostConfig={"VolumesFrom": [donor]})[1] == "written\n"
         assert run(sampand, script, HostConfig={"VolumesFrom": [f"{donor}:ro"]})[1] == "read-only\n"
     sampand.json("DELETE", "/volumes/donated")
+
+
+def test_part_of_an_image_of_several_layers(sampand: Daemon) -> None:
+    with made(
+        sampand, "sh", "-c", "mkdir -p /part/of && echo upper > /part/of/it && ln -s /etc /part/link"
+    ) as box:
+        sampand.json("POST", f"/containers/{box}/wait")
+        sampand.json("POST", f"/commit?container={box}&repo=layered", {})
+
+    def mount(subpath: str) -> dict[str, Any]:
+        options = {"ImageOptions": {"Subpath": subpath}} if subpath else {}
+        return {"HostConfig": {"Mounts": [{"Type": "image", "Source": "layered", "Target": "/i", **options}]}}
+
+    assert run(sampand, "cat /i/part/of/it; ls /i/etc/group", **mount("")) == (0, "upper\n/i/etc/group\n")
+    assert run(sampand, "cat /i/it; touch /i/x 2>/dev/null || echo read-only", **mount("part/of")) == (
+        0,
+        "upper\nread-only\n",
+    )
+    assert run(sampand, "cat /i", **mount("part/of/it")) == (0, "upper\n")
+    assert run(sampand, "cat /i/group | head -1", **mount("part/link")) == (
+        0,
+        "root:x:0:\n",
+    )  # the image's own
+    assert "/i " not in run(sampand, "grep -v ' /i ' /proc/mounts", **mount("part/of"))[1]
+    sampand.json("DELETE", "/images/layered")
+
+
+def test_links_in_a_volume_lead_nowhere_else(sampand: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of the host\n")
+    with made(sampand, "true", start=False, HostConfig={"Binds": ["linked:/v"]}):
+        content = Path(sampand.json("GET", "/volumes/linked")["Mountpoint"])
+        (content / "inner").mkdir()
+        (content / "inner" / "file").write_text("of the volume\n")
+        (content / "good").symlink_to("/inner")
+        (content / "bad").symlink_to(tmp_path)
+
+        def mount(subpath: str) -> dict[str, Any]:
+            options = {"VolumeOptions": {"Subpath": subpath}}
+            return {
+                "HostConfig": {"Mounts": [{"Type": "volume", "Source": "linked", "Target": "/x", **options}]}
+            }
+
+        assert run(sampand, "cat /x/file", **mount("good")) == (0, "of the volume\n")
+        assert run(sampand, "cat /x", **mount("inner/file")) == (0, "of the volume\n")
+        with made(sampand, "cat", "/x/secret", start=False, **mount("bad")) as container:
+            assert sampand.api("POST", f"/containers/{container}/start")[0] == 404
+    sampand.json("DELETE", "/volumes/linked")

@@ -92,7 +92,7 @@ def open_console(root: int) -> tuple[int, int]:
 
 
 def _is_shared(entry: list[Any]) -> bool:
-    return entry[0] not in ("fs", "from") and bool(entry[5] & mounts.MS_SHARED)
+    return entry[0] == "bind" and bool(entry[5] & mounts.MS_SHARED)
 
 
 def _take_shared(plan: Plan, at: At) -> dict[int, int]:
@@ -103,14 +103,25 @@ def _take_shared(plan: Plan, at: At) -> dict[int, int]:
     for index, entry in enumerate(plan["mounts"]):
         if _is_shared(entry):
             at("mount", (entry[1], entry[2]))
-            trees[index] = _copy_tree(entry[1], recursive=entry[4])
+            trees[index] = _copy_tree(entry)
     at("mount", ("none", "/"))
     mounts.mount(None, "/", None, mounts.MS_SLAVE | mounts.MS_REC)
     return trees
 
 
-def _copy_tree(source: str, *, recursive: bool) -> int:
-    return mounts.open_tree(-1, source, mounts.OPEN_TREE_CLONE | (mounts.AT_RECURSIVE if recursive else 0))
+def _copy_tree(entry: list[Any]) -> int:
+    """A copy of a bind's source; of what lies below it at ``entry[7]``, whatever links others put there."""
+    source, recursive = entry[1], entry[4]
+    flags = mounts.OPEN_TREE_CLONE | (mounts.AT_RECURSIVE if recursive else 0)
+    if len(entry) < 8:
+        return mounts.open_tree(-1, source, flags)
+    top = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    inner = paths.open_in_root(top, entry[7], os.O_PATH)
+    os.close(top)
+    try:
+        return mounts.open_tree(inner, "", flags)
+    finally:
+        os.close(inner)
 
 
 def _mount_root(plan: Plan) -> int:
@@ -139,18 +150,47 @@ def _mount(root: int, entry: list[Any], tree: int, at: At) -> None:
         at("mount", (source, target))
         _attach(_tree_of(donor, source), paths.make_directories(root, target))
         return
+    if entry[0] == "image":
+        _, lowers, subpath, target = entry
+        at("mount", (lowers[0], target))
+        _mount_image(root, lowers, subpath, target)
+        return
     at("mount", (entry[1], entry[2]))
     _, source, target, flags, recursive, propagation, make = entry[:7]
     if tree < 0:
-        tree = _copy_tree(source, recursive=recursive)
+        tree = _copy_tree(entry)
     _set_up_tree(tree, flags, propagation, recursive=recursive)
-    if make == "dir":
+    if len(entry) > 7:
+        place = _place_like(tree, root, target)
+    elif make == "dir":
         place = paths.make_directories(root, target)
     elif make == "file":
         place = paths.make_file(root, target)
     else:
         place = paths.open_in_root(root, target, os.O_PATH)
     _attach(tree, place)
+
+
+def _place_like(tree: int, root: int, target: str) -> int:
+    """A mount point of the kind that is mounted on it."""
+    directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+    return paths.make_directories(root, target) if directory else paths.make_file(root, target)
+
+
+def _mount_image(root: int, lowers: list[str], subpath: str, target: str) -> None:
+    """An image's layers, or what lies in them at ``subpath``, read-only."""
+    tree = mounts.overlay(lowers, None, None, mounts.MOUNT_ATTR_RDONLY)
+    if subpath:
+        whole = tree
+        # In the namespace first, since a detached mount can be copied only by newer kernels.
+        mounts.attach(whole, root)
+        inner = paths.open_in_root(whole, subpath, os.O_PATH)
+        tree = mounts.open_tree(inner, "", mounts.OPEN_TREE_CLONE)
+        os.close(inner)
+        mounts.umount(f"/proc/self/fd/{whole}", mounts.MNT_DETACH)
+        os.close(whole)
+        mounts.set_attributes(tree, add=mounts.MOUNT_ATTR_RDONLY)
+    _attach(tree, _place_like(tree, root, target))
 
 
 def _mount_fs(root: int, fstype: str, source: str, target: str, flags: int, data: str) -> None:

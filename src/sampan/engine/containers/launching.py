@@ -15,6 +15,7 @@ from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container, MountPoint
 from sampan.engine.networks.types import Prepared, SandboxRequest
+from sampan.kernel import paths
 from sampan.runtime.supervisor import Process
 
 _log = logging.getLogger(__name__)
@@ -97,10 +98,16 @@ def _check_bind(point: MountPoint) -> None:
 
 
 def _check_subpath(root: Path, subpath: str) -> None:
-    if not (root / subpath).exists():
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.close(paths.open_in_root(top, subpath, os.O_PATH))
+    except OSError as problem:
+        reason = os.strerror(problem.errno or 0).lower()
         raise errors.NotFound(
-            f"cannot access path {root / subpath}: lstat {root / subpath}: no such file or directory"
-        )
+            f"cannot access path {root / subpath}: lstat {root / subpath}: {reason}"
+        ) from None
+    finally:
+        os.close(top)
 
 
 def write_files(containers: Containers, container: Container, prepared: Prepared) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Any
 
-from sampan import errors
 from sampan.engine import localdriver
 from sampan.engine.containers import cgroups
 from sampan.engine.containers import mounts as points
@@ -183,37 +181,18 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
     flags = 0 if point.rw else mounts.MS_RDONLY
     if flags and point.recursive and point.read_only_recursive:
         flags |= mounts.MS_REC
-    source = point.source
-    if point.subpath:
-        source = str(_inside(Path(source), point.subpath))
     kind = point.propagation.removeprefix("r") or "private"
     propagation = _PROPAGATION[kind] | (mounts.MS_REC if point.propagation.startswith("r") else 0)
-    entry = _bind(source, point.destination, flags, recursive=point.recursive)
+    entry = _bind(point.source, point.destination, flags, recursive=point.recursive)
     entry[5] = propagation if point.propagation else mounts.MS_PRIVATE | mounts.MS_REC
-    return entry
+    # The launch opens what is below the source itself: links in a volume are its users', not the host's.
+    return [*entry, point.subpath] if point.subpath else entry
 
 
 def _image(containers: Containers, point: MountPoint) -> list[Any]:
-    """An image mounted read-only: its one layer as a bind, several as an overlay of their own."""
+    """An image mounted read-only, or a part of it."""
     lowers = containers.layers.lowers(point.image_layers[-1] if point.image_layers else None)
-    if len(lowers) == 1:
-        source = _inside(lowers[0], point.subpath) if point.subpath else lowers[0]
-        return _bind(str(source), point.destination, mounts.MS_RDONLY)
-    if point.subpath:
-        raise errors.Unsupported(
-            f"image mount at {point.destination}: subpath of an image of {len(lowers)} layers",
-            hint="Leave out the subpath, or mount an image of one layer.",
-        )
-    data = "lowerdir=" + ":".join(str(path) for path in lowers)
-    return ["fs", "overlay", "overlay", point.destination, mounts.MS_RDONLY, data]
-
-
-def _inside(root: Path, subpath: str) -> Path:
-    """A path below ``root`` that no link leads out of. InvalidParameter otherwise."""
-    found = (root / subpath).resolve()
-    if not found.is_relative_to(root.resolve()):
-        raise errors.InvalidParameter(f"subpath {subpath} leads out of the volume")
-    return found
+    return ["image", [str(path) for path in lowers], point.subpath, point.destination]
 
 
 def device_nodes(host: HostConfig) -> list[list[Any]]:

@@ -57,6 +57,7 @@ class Door:
         *,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        mtime: int = 1_000_000_000,
         **query: Any,
     ) -> Built:
         """Build ``dockerfile`` (``BASE`` stands for the base image) with the context ``files``; RUN has no network."""
@@ -65,7 +66,7 @@ class Door:
         if dockerfile is not None:
             content["Dockerfile"] = dockerfile.replace("BASE", self.base)
         fields = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in query.items()}
-        sent = body if body is not None else tar_of(content)
+        sent = body if body is not None else tar_of(content, mtime)
         status, _, data = self.daemon.api(
             "POST", f"/build?{urlencode(fields)}", body=sent, headers=headers or {}
         )

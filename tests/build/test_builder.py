@@ -137,3 +137,19 @@ def test_hostile_context_stays_inside(bench: Bench, tmp_path) -> None:
     assert os.listdir(outside) == [] and not os.path.exists("/etc/y") and not (tmp_path / "esc").exists()
     with pytest.raises(BuildFailed):
         asyncio.run(bench.build({"Dockerfile": "FROM base\nCOPY p /p\n", "p": ("/etc/hostname",)}))
+
+
+def test_cache_is_bounded_least_recently_used_first(bench: Bench) -> None:
+    files = {
+        "Dockerfile": "FROM base\nCOPY big /big\nCOPY small /small\n",
+        "big": "x" * 100_000,
+        "small": "y",
+    }
+    asyncio.run(bench.build(files))
+    again = asyncio.run(bench.build({**files, "Dockerfile": "FROM base\nCOPY big /big\n"}))
+    assert text_of(again).count("Using cache") == 1
+    cache = bench.builder.cache
+    assert cache.trim(max_size=150_000) == []
+    (gone,) = cache.trim(max_size=100_000)
+    assert gone.size == 1 and [row.size for row in cache.rows()] == [100_000]
+    assert len(cache.trim(max_age=-1)) == 1 and cache.rows() == []

@@ -216,3 +216,40 @@ def test_stages_run_at_the_same_time(door: Door) -> None:
         assert door.build(f"{stages}FROM scratch\n{copies}", nocache=1).id
         took.append(time.monotonic() - begun)
     assert min(took) < 3, took
+
+
+def test_two_machines_make_the_same_image(door: Door, new_sampand: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "base.tar"
+    door.daemon.docker("save", "-o", str(archive), door.base)
+    other = Door(new_sampand(), door.base)
+    other.daemon.docker("load", "-i", str(archive))
+    file = (
+        "FROM BASE AS a\nWORKDIR /w/x\nCOPY d /d\nRUN echo hi > /w/made && mkdir /w/dir && ln -s made /w/l\n"
+        "COPY <<E /doc\ntext\nE\nADD t.tar /un/\nFROM BASE\nCOPY --from=a --link /w /w\nENV A=1\nCMD x\n"
+    )
+    files = {"d/f": "1", "d/g/h": "2", "t.tar": tar_of({"in": "x"}, 1_600_000_000)}
+    built = [
+        one.build(file, files, buildargs={"SOURCE_DATE_EPOCH": "1500000000"}, nocache=1, mtime=when).id
+        for one, when in ((door, 1_700_000_000), (other, 1_650_000_000))
+    ]
+    assert built[0] == built[1]
+    created = door.inspect(built[0])["Created"]
+    assert created.startswith("2017-07-14T02:40:00")
+
+
+def test_what_is_refused(door: Door) -> None:
+    kit = door.build("FROM BASE\n", version="2")
+    assert kit.status == 501 and "takes the whole Dockerfile language" in kit.error
+    for line, words in (
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
+        ("RUN --device=vendor.com/x true", "--device flag is not supported"),
+        ("RUN --network=bogus true", "invalid network mode"),
+        ("COPY --nosuch a b", "unknown flag: --nosuch"),
+        ("COPY --form=a a b", "did you mean from?"),
+        ("RUN --mount=type=bnd,target=/x true", "did you mean bind?"),
+        ("RUN --mount=type=bind,tagret=/x true", "did you mean target?"),
+        ("RUN --mount=type=tmpfs,id=a,target=/x true", "unexpected key 'id'"),
+        ("COPY --from=nosuchstage / /x", "invalid from flag value nosuchstage"),
+    ):
+        found = door.build(f"FROM BASE\n{line}\n")
+        assert words in found.error and "Dockerfile:2" in found.error, (line, found.error)

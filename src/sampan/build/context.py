@@ -37,8 +37,7 @@ IGNORE_NAME = ".dockerignore"
 class Context:
     """A context. ``path`` is where it lies when it isn't small, made when it is needed.
 
-    A small one (`MAX_IN_MEMORY`) is unpacked when its files are asked for the first time, and perhaps never:
-    ``memo`` may know of an equal one what is asked.
+    A small one (`MAX_IN_MEMORY`) that ``memo`` knows is unpacked only when something is asked that isn't known.
     """
 
     def __init__(self, path: Path, memo: ContextMemo | None = None) -> None:
@@ -86,21 +85,27 @@ class Context:
         self._archive = head
         if self._memo is not None:
             self.known = self._memo.of(state.hexdigest())
+        if not self.known.files:
+            self._unpack_kept()
 
     @property
     def fd(self) -> int:
         """The directory; what waits to be unpacked is. Raises InvalidParameter for a broken archive."""
         with self._lock:
-            if self._archive is not None:
-                archive, self._archive = self._archive, None
-                # Not every kernel's tmpfs keeps extended attributes of users.
-                if b"SCHILY.xattr" in b"".join(archive):
-                    self._place_on_disk()
-                else:
-                    self.place_in_memory()
-                self._unpack(iter(archive))
-                self._take_out()
+            self._unpack_kept()
         return self._top
+
+    def _unpack_kept(self) -> None:
+        if self._archive is None:
+            return
+        archive, self._archive = self._archive, None
+        # Not every kernel's tmpfs keeps extended attributes of users.
+        if b"SCHILY.xattr" in b"".join(archive):
+            self._place_on_disk()
+        else:
+            self.place_in_memory()
+        self._unpack(iter(archive))
+        self._take_out()
 
     def _unpack(self, pieces: Iterator[bytes]) -> None:
         reader = _HashingReader(pieces)

@@ -275,7 +275,7 @@ def _stacked(lowers: list[Path], mount: ins.MountSpec) -> list[Path]:
 def _copy_out(lowers: list[Path], mount: ins.MountSpec, path: Path) -> None:
     with roots.opened(lowers, mount.from_) as root:
         source = scan(root, mount.source)
-        copier = Copier(RootFs([], path, path))
+        copier = Copier(RootFs([], path, path), None)
         copier.copy(source, "/")
         copier.finish()
 

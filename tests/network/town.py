@@ -179,7 +179,8 @@ def town(number: int, *flags: str) -> Iterator[Town]:
             with Netlink() as route:
                 found = rt.find_link(route, WIRE)
                 if found is not None:
-                    route.send(rt.delete_link(found.index))
+                    with contextlib.suppress(OSError):  # it goes with the neighbour's namespace
+                        route.send(rt.delete_link(found.index))
 
 
 __all__ = ["HOST", "HOST6", "NEIGHBOUR", "NEIGHBOUR6", "Town", "ask", "links", "nft", "soon", "town"]

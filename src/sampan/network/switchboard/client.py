@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -21,11 +19,10 @@ from typing import Any
 import sampan
 from sampan.network.ports import Reserved
 from sampan.network.sandbox import Sockets
+from sampan.network.switchboard.channel import PACKET, TIMEOUT, Channel, SwitchboardError, Waiting
 
 log = logging.getLogger(__name__)
-_TIMEOUT = 5.0
-_FDS_A_PACKET = 100
-_PACKET = 1 << 18
+_FDS_APACKET = 100
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from sampan.network.switchboard.main import main; main()"
 )
@@ -51,33 +48,6 @@ class Target:
         return [self.protocol, self.host_ip, self.host_port, self.target, self.target_port]
 
 
-class SwitchboardError(OSError):
-    """The switchboard can't be started, doesn't answer, or refused an order."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """An order, the sockets that go with it, and who waits for its result (perhaps nobody)."""
-
-    order: Mapping[str, Any]
-    socks: tuple[socket.socket, ...]
-    future: asyncio.Future[Any]
-
-    def finish(self, result: Any) -> None:
-        for sock in self.socks:
-            sock.close()
-        if not self.future.done():
-            self.future.set_result(result)
-
-    def fail(self, failure: OSError) -> None:
-        log.warning("switchboard, %s: %s", self.order.get("op"), failure)
-        for sock in self.socks:
-            sock.close()
-        if not self.future.done():
-            self.future.set_exception(failure)
-            self.future.exception()  # seen: not everybody asks
-
-
 class Switchboard:
     """One switchboard. Orders take some 0.1 ms; those that come while it starts (50 ms) wait in a queue."""
 
@@ -85,19 +55,18 @@ class Switchboard:
         """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself."""
         self._path = directory / "switchboard.sock"
         self._on_death = on_death
-        self._socket: socket.socket | None = None
+        self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[str, dict[str, Any]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     # -- connection ----------------------------------------------------------------------------------------
 
     def connect(self) -> bool:
         """Find a switchboard that outlived an engine; whether there is one."""
-        if self._socket is not None:
+        if self._channel is not None:
             return True
         sock = self._find()
         if sock is None:
@@ -107,7 +76,7 @@ class Switchboard:
 
     def _find(self) -> socket.socket | None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        sock.settimeout(_TIMEOUT)
+        sock.settimeout(TIMEOUT)
         try:
             with _short_path(self._path) as path:
                 sock.connect(path)
@@ -117,16 +86,9 @@ class Switchboard:
         return sock
 
     def _use(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._hang_up_seen)
+        self._channel = Channel(sock, self._ended)
 
-    def _hang_up_seen(self) -> None:
-        """Outside of a call the switchboard says nothing: what can be read now is its end."""
-        assert self._socket is not None
-        with contextlib.suppress(BlockingIOError):
-            if self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                return
+    def _ended(self) -> None:
         log.warning("the switchboard has ended; starting a new one")
         self._lose()
         self._task = asyncio.get_running_loop().create_task(self._revive())
@@ -135,11 +97,9 @@ class Switchboard:
         await self._on_death()
 
     def _lose(self) -> None:
-        if self._socket is not None:
-            if self._loop is not None:
-                self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-        self._socket = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close(SwitchboardError("the switchboard has ended"))
         self._known = {}
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,7 +132,7 @@ class Switchboard:
         if found is None:
             raise SwitchboardError(f"the switchboard can't be reached at {self._path}")
         found.send(b'{"op": "state"}')
-        found.recv(_PACKET)
+        found.recv(PACKET)
         return found
 
     # -- the queue -----------------------------------------------------------------------------------------
@@ -180,9 +140,9 @@ class Switchboard:
     def _submit(self, order: Mapping[str, Any], socks: Sequence[socket.socket] = ()) -> asyncio.Future[Any]:
         """Give an order now, or when the switchboard has started; ``socks`` are handed over and closed."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        waiting = _Waiting(order, tuple(socks), future)
-        if self._socket is not None and not self._waiting:
-            self._give(waiting)
+        waiting = Waiting(order, tuple(socks), future)
+        if self._channel is not None and not self._waiting:
+            self._channel.give(waiting)
             return future
         self._waiting.append(waiting)
         if self._worker is None or self._worker.done():
@@ -191,7 +151,7 @@ class Switchboard:
 
     async def _work(self) -> None:
         while self._waiting:
-            if self._socket is None:
+            if self._channel is None:
                 try:
                     self._use(await asyncio.to_thread(self._start))
                     # A container asks from the moment of its "client": by then all names must be known.
@@ -201,34 +161,8 @@ class Switchboard:
                     while self._waiting:
                         self._waiting.popleft().fail(failure)
                     return
-            self._give(self._waiting.popleft())
-
-    def _give(self, waiting: _Waiting) -> None:
-        try:
-            result = self._order(waiting.order, [sock.fileno() for sock in waiting.socks])
-        except OSError as failure:
-            waiting.fail(failure)
-        else:
-            waiting.finish(result)
-
-    def _order(self, order: Mapping[str, Any], fds: Sequence[int] = ()) -> Any:
-        sock = self._socket
-        if sock is None:
-            raise SwitchboardError("the switchboard has ended")
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
-        try:
-            sock.sendmsg([json.dumps(order).encode()], ancillary)
-            raw = sock.recv(_PACKET)
-        except OSError as failure:
-            self._lose()
-            raise SwitchboardError(f"the switchboard doesn't answer: {failure}") from failure
-        if not raw:
-            self._lose()
-            raise SwitchboardError("the switchboard has ended")
-        answer = json.loads(raw)
-        if not answer["ok"]:
-            raise SwitchboardError(answer["error"])
-        return answer["result"]
+            else:
+                self._channel.give(self._waiting.popleft())
 
     # -- orders --------------------------------------------------------------------------------------------
 
@@ -249,8 +183,8 @@ class Switchboard:
             target = by_key.get(f"{item.protocol} {item.host_ip} {item.host_port}")
             if target is not None:
                 pairs.append((target, one.socket))
-        for start in range(0, len(pairs), _FDS_A_PACKET):
-            self._serve(container, pid, pairs[start : start + _FDS_A_PACKET], Sockets(), [])
+        for start in range(0, len(pairs), _FDS_APACKET):
+            self._serve(container, pid, pairs[start : start + _FDS_APACKET], Sockets(), [])
         if sockets is not None and (sockets.resolver or sockets.relays):
             inward = sorted({target.target_port for target in wanted if target.protocol == "tcp"})
             self._serve(container, pid, [], sockets, inward)
@@ -312,15 +246,15 @@ class Switchboard:
     @property
     def pid(self) -> int:
         """The process at the other end; 0 without one."""
-        if self._socket is None:
+        if self._channel is None:
             return 0
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        raw = self._channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int(struct.unpack("3i", raw)[0])
 
     @property
     def connected(self) -> bool:
         """Whether there is one, or soon will be."""
-        return self._socket is not None or bool(self._waiting)
+        return self._channel is not None or bool(self._waiting)
 
     def close(self, *, end: bool) -> None:
         """Leave it alone, or have it end when no container is left."""
@@ -328,9 +262,8 @@ class Switchboard:
             self._worker.cancel()
         while self._waiting:
             self._waiting.popleft().fail(SwitchboardError("the engine ends"))
-        if end and self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._order({"op": "quit"})
+        if end and self._channel is not None:
+            self._channel.last_word({"op": "quit"})
             self._path.unlink(missing_ok=True)
         self._lose()
 

@@ -7,7 +7,6 @@ process ends by itself when no engine is connected and no container is left.
 from __future__ import annotations
 
 import array
-import contextlib
 import json
 import os
 import resource
@@ -26,6 +25,7 @@ from sampan.network.switchboard.streams import Inward, Listener
 _PACKET = 1 << 18
 _MOST_FDS = 128
 _GRACE = 10.0
+_MOST_ORDERS = 256
 
 
 class Member:
@@ -75,23 +75,33 @@ class Switchboard:
             self._loop.running = False
 
     def _receive(self, _events: int) -> None:
+        """Obey all orders that are here: what was ordered first holds for the questions that come after."""
         engine = self._engine
-        assert engine is not None
+        for _ in range(_MOST_ORDERS):
+            if engine is None or engine is not self._engine or not self._next_order(engine):
+                return
+
+    def _next_order(self, engine: socket.socket) -> bool:
         try:
             data, fds = _receive_with_fds(engine)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data, fds = b"", []
         if not data:
             self._lose()
-            return
-        order = json.loads(data)
-        answer = self._obey(order, fds)
+            return False
+        answer = self._obey(json.loads(data), fds)
         for fd in fds:
             os.close(fd)  # what was of use has been duplicated or taken out of the list
-        with contextlib.suppress(OSError):
+        try:
+            engine.settimeout(1.0)  # an engine that hasn't read its answers yet is about to
             engine.send(json.dumps(answer).encode())
+            engine.setblocking(False)
+        except OSError:
+            self._lose()
+            return False
+        return True
 
     def _obey(self, order: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         actions: dict[str, Callable[[dict[str, Any], list[int]], object]] = {

@@ -156,6 +156,8 @@ class Worker(threading.Thread):
         network = self.chance.choice(("none", "bridge", "bridge", "host", "soak"))
         body: dict[str, Any] = {"Image": "busybox", "Cmd": ["sh", "-c", script]}
         body["HostConfig"] = {"NetworkMode": network, **host}
+        if self.chance.random() < 0.2:
+            body["HostConfig"]["LogConfig"] = {"Type": "local"}
         if self.chance.random() < 0.3:
             body["Volumes"] = {"/data": {}}
         if network in ("bridge", "soak") and self.chance.random() < 0.5:

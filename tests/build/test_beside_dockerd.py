@@ -154,6 +154,9 @@ def context() -> bytes:
         info = tarfile.TarInfo("d/sub/deep")
         info.size, info.mode, info.mtime = 4, 0o755, 1_060_000_000
         tar.addfile(info, io.BytesIO(b"deep"))
+        info = tarfile.TarInfo("d/zhard")
+        info.type, info.linkname, info.mode, info.mtime = tarfile.LNKTYPE, "d/sub/deep", 0o755, 1_060_000_000
+        tar.addfile(info)
         for name, target in (("link", "d/sub/deep"), ("d/inside", "sub/deep"), ("d/dangling", "/nowhere")):
             info = tarfile.TarInfo(name)
             info.type, info.linkname, info.mtime = tarfile.SYMTYPE, target, 1_070_000_000

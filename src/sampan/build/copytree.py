@@ -61,6 +61,8 @@ class Copier:
         self.links: dict[str, str] = {}
         self.times: dict[str, int] = {}
         self.used: set[tuple[int, int]] = set()
+        # Where the first name of a file with several names has gone: the others become links to it.
+        self.first: dict[tuple[int, int], str] = {}
 
     def copy(self, source: Source, destination: str) -> None:
         """Copy ``source`` to the absolute path ``destination``; a trailing slash makes it a directory.
@@ -68,6 +70,7 @@ class Copier:
         Raises InvalidParameter when a directory and a file are in each other's way.
         """
         before = set(self.used)
+        self.first.clear()
         if source.is_dir:
             self._directory(source, destination, before)
         else:
@@ -184,7 +187,7 @@ class Copier:
         kind = stat.S_IFMT(item.status.st_mode)
         if kind == stat.S_IFREG:
             if not self._may_link(source, item, before):
-                self._regular(level, item, name, target)
+                self._named(level, item, name, target, real)
                 return
             self.links[real] = posixpath.join(source.root.directory, path)
             self.used.add((item.status.st_dev, item.status.st_ino))
@@ -224,6 +227,18 @@ class Copier:
     def _mode(self, item: Item) -> int:
         mode = stat.S_IMODE(item.status.st_mode)
         return self.mode(mode, stat.S_ISDIR(item.status.st_mode)) if self.mode else mode
+
+    def _named(self, level: _Level, item: Item, name: str, target: str, real: str) -> None:
+        """Copy a file, or link it to the copy that its other name got."""
+        status = item.status
+        first = self.first.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
+        if first is not None:
+            fd = self.rootfs.fd
+            os.link(first, target, src_dir_fd=fd, dst_dir_fd=level.target, follow_symlinks=False)
+            return
+        self._regular(level, item, name, target)
+        if status.st_nlink > 1:
+            self.first[(status.st_dev, status.st_ino)] = real
 
     def _regular(self, level: _Level, item: Item, name: str, target: str) -> None:
         source = os.open(name, _READ, dir_fd=level.source)

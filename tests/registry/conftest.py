@@ -77,6 +77,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         served.log.close()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A registry server for all tests of a module that leave it as it was."""
+    served = Served(tmp_path_factory.mktemp("shared") / "served").start()
+    yield served
+    served.stop()
+    served.log.close()
+
+
 @pytest.fixture
 def served(serve: Callable[..., Served]) -> Served:
     """A registry server with nothing in it."""

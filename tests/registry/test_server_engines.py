@@ -7,10 +7,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,23 @@ def test_mirror(serve: Callable[..., Served]) -> None:
     assert "outdated" in stale.headers["Warning"]
     assert mirror.ask("GET", "/v2/team/app/manifests/3").status in (404, 503)
     front.close()
+
+
+def test_what_nobody_asks_a_mirror_for_goes(serve: Callable[..., Served]) -> None:
+    upstream = serve(data="upstream")
+    upstream.image("a", "x", layer=b"wanted once")
+    flags = ("--mirror-life", "0s", "--unneeded-life", "0s")
+    mirror = serve("--mirror", f"http://{upstream.address}", *flags, data="mirror")
+    assert mirror.ask("GET", "/v2/a/manifests/x").status == 200
+    assert mirror.ask("GET", f"/v2/a/blobs/{digest_of(b'wanted once')}").status == 200
+    folder = mirror.data / "blobs" / "sha256"
+    assert len(list(folder.iterdir())) == 2
+    deadline = time.monotonic() + 15
+    while list(folder.iterdir()) and time.monotonic() < deadline:
+        mirror.signal(signal.SIGUSR1)
+        time.sleep(0.2)
+    assert list(folder.iterdir()) == []
+    assert mirror.ask("GET", "/v2/a/manifests/x").status == 200
 
 
 def test_many_clients_of_a_mirror_cost_one_download(serve: Callable[..., Served]) -> None:

@@ -48,10 +48,10 @@ def test_what_is_not_there(served: Served) -> None:
     ("asked", "start", "end"),
     [("bytes=0-0", 0, 1), ("bytes=5-", 5, 1000), ("bytes=-7", 993, 1000), ("bytes=990-5000", 990, 1000)],
 )
-def test_ranges(served: Served, asked: str, start: int, end: int) -> None:
+def test_ranges(shared: Served, asked: str, start: int, end: int) -> None:
     data = os.urandom(1000)
-    digest = served.blob("a", data)
-    answer = served.ask("GET", f"/v2/a/blobs/{digest}", Range=asked)
+    digest = shared.blob("a", data)
+    answer = shared.ask("GET", f"/v2/a/blobs/{digest}", Range=asked)
     assert (answer.status, answer.data) == (206, data[start:end])
     assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/1000"
 

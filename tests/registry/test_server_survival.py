@@ -52,8 +52,8 @@ def everything(folder: Path) -> set[str]:
         "a.__b",
     ],
 )
-def test_names_that_are_none(served: Served, tmp_path: Path, name: str) -> None:
-    before = everything(tmp_path)
+def test_names_that_are_none(shared: Served, name: str) -> None:
+    before = everything(shared.data.parent)
     nothing = digest_of(b"x")
     for method, rest in (
         ("POST", "blobs/uploads/"),
@@ -61,12 +61,12 @@ def test_names_that_are_none(served: Served, tmp_path: Path, name: str) -> None:
         ("GET", f"blobs/{nothing}"),
         ("POST", f"blobs/uploads/?mount={nothing}&from={OUTSIDE}"),
     ):
-        with served.connect() as sock:
+        with shared.connect() as sock:
             line = f"{method} /v2/{name}/{rest} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             sock.sendall(line.encode("latin-1"))
             status = int(sock.makefile("rb").read().split(b" ", 2)[1])
             assert status in (400, 404, 405), (method, rest, status)
-    assert everything(tmp_path) == before
+    assert everything(shared.data.parent) == before
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_names_that_are_none(served: Served, tmp_path: Path, name: str) -> None:
         "sha512:" + "0" * 64,
     ],
 )
-def test_digests_that_are_none(served: Served, reference: str) -> None:
-    served.image("a", "x")
+def test_digests_that_are_none(shared: Served, reference: str) -> None:
+    shared.image("a", "x")
     for method in ("GET", "HEAD", "DELETE"):
         for kind in ("blobs", "manifests"):
-            assert served.ask(method, f"/v2/a/{kind}/{reference}").status in (400, 404)
-    assert served.ask("PUT", f"{served.begin('a')}?digest={reference}", b"x").status == 400
-    assert served.ask("POST", f"/v2/a/blobs/uploads/?mount={reference}&from=a").status in (400, 404)
-    assert served.ask("GET", f"/v2/a/referrers/{reference}").status in (400, 404)
+            assert shared.ask(method, f"/v2/a/{kind}/{reference}").status in (400, 404)
+    assert shared.ask("PUT", f"{shared.begin('a')}?digest={reference}", b"x").status == 400
+    assert shared.ask("POST", f"/v2/a/blobs/uploads/?mount={reference}&from=a").status in (400, 404)
+    assert shared.ask("GET", f"/v2/a/referrers/{reference}").status in (400, 404)
 
 
 def test_uploads_that_are_none(served: Served) -> None:
@@ -131,14 +131,14 @@ def test_uploads_that_are_none(served: Served) -> None:
     ],
     ids=range(13),
 )
-def test_bytes_that_are_no_http(served: Served, data: bytes) -> None:
-    with served.connect() as sock, contextlib.suppress(ConnectionError):
+def test_bytes_that_are_no_http(shared: Served, data: bytes) -> None:
+    with shared.connect() as sock, contextlib.suppress(ConnectionError):
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         answer = sock.makefile("rb").read()
         assert not answer or int(answer.split(b" ", 2)[1]) >= 400, answer[:200]
-    assert served.ask("GET", "/v2/").status == 200
-    assert "Traceback" not in served.errors()
+    assert shared.ask("GET", "/v2/").status == 200
+    assert "Traceback" not in shared.errors()
 
 
 def test_who_speaks_tls_hears_at_once_that_nobody_does(served: Served) -> None:

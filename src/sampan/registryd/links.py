@@ -142,6 +142,15 @@ class Links:
         rows = self._db.query(statement, (self.repository(name), digest))
         return (rows[0][0], rows[0][1]) if rows else None
 
+    def touch(self, name: str, digest: Digest) -> None:
+        """Note that somebody wants this manifest, unless that was noted a short while ago."""
+        now = int(time.time())
+        statement = "UPDATE manifests SET seen = ? WHERE repository = ? AND digest = ?"
+        key = (self.repository(name), digest)
+        rows = self._db.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
+        if rows and now - rows[0][0] > _FRESHEN:
+            self._db.execute(statement, (now, *key))
+
     def has_manifest(self, name: str, digest: Digest) -> bool:
         """Whether a repository has this manifest (NAME_UNKNOWN)."""
         return self.by_digest(name, digest) is not None
@@ -205,8 +214,12 @@ class Links:
         )
         return self._db.query(statement, (before,))
 
+    def unwanted(self, before: int) -> list[tuple[int, Digest]]:
+        """Manifests that were last put or touched before that moment, tagged or not."""
+        return self._db.query("SELECT repository, digest FROM manifests WHERE seen < ?", (before,))
+
     def forget(self, number: int, digest: Digest) -> None:
-        """Remove a manifest that ``untagged`` gave."""
+        """Remove a manifest that ``untagged`` or ``unwanted`` gave."""
         with self._db.transaction() as tx:
             _forget(tx, number, digest)
 

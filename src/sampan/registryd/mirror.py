@@ -24,7 +24,8 @@ from sampan.registryd.content import Blob, Document
 from sampan.registryd.documents import read as read_manifest
 from sampan.registryd.names import Span
 from sampan.registryd.refusals import Refusal
-from sampan.registryd.repositories import Repositories, unknown_blob
+from sampan.registryd.repositories import Lives, Repositories, unknown_blob
+from sampan.registryd.uploads import age
 from sampan.storage import digest as digests
 from sampan.storage.digest import Digest
 from sampan.storage.gates import Gates
@@ -47,6 +48,8 @@ class Mirror(Repositories):
     def document(self, repository: str, reference: str) -> Document:
         """See ``content.Source``."""
         kept = self._kept(repository, reference)
+        if kept is not None:
+            self.links.touch(repository, kept.digest)
         if kept is not None and digests.valid(reference):
             return kept
         try:
@@ -62,6 +65,13 @@ class Mirror(Repositories):
                 raise Refusal("UNAVAILABLE", f"the upstream registry failed: {error}") from error
             log.warning("serving %s:%s from the cache: %s", repository, reference, error)
             return Document(kept.raw, kept.media_type, kept.digest, _STALE)
+
+    def _forget_manifests(self, lives: Lives) -> int:
+        """Forget what nobody asked for in a long time: upstream has it."""
+        found = self.links.unwanted(int(age(lives.mirrored)))
+        for number, digest in found:
+            self.links.forget(number, digest)
+        return len(found)
 
     def _kept(self, repository: str, reference: str) -> Document | None:
         try:

@@ -31,15 +31,19 @@ log = logging.getLogger("sampan.registry")
 DATABASE = "registry.db"
 UPLOAD_LIFE = 24 * 3600.0
 GRACE = 24 * 3600.0
+MIRRORED = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Lives:
-    """Seconds: an upload without a new byte, a blob that no manifest needs, an untagged manifest (None: kept)."""
+    """Seconds: an upload without a new byte, a blob that no manifest needs, an untagged manifest (None: kept),
+    and in a mirror what nobody asks for.
+    """
 
     upload: float = UPLOAD_LIFE
     unneeded: float = GRACE
     untagged: float | None = None
+    mirrored: float = MIRRORED
 
 
 @dataclass(frozen=True)
@@ -215,14 +219,19 @@ class Repositories:
         """Remove what nothing needs any more, beside whatever goes on."""
         with self._collecting:
             uploads = self.uploads.collect(age(lives.upload))
-            manifests = 0
-            while lives.untagged is not None and (found := self.links.untagged(int(age(lives.untagged)))):
-                for number, digest in found:
-                    self.links.forget(number, digest)
-                manifests += len(found)
+            manifests = self._forget_manifests(lives)
             self.links.drop_unneeded(int(age(lives.unneeded)))
             blobs, size = self._sweep()
         return Collected(uploads, manifests, blobs, size)
+
+    def _forget_manifests(self, lives: Lives) -> int:
+        """Forget untagged manifests, if that is wanted: those that an index leads to after the index."""
+        count = 0
+        while lives.untagged is not None and (found := self.links.untagged(int(age(lives.untagged)))):
+            for number, digest in found:
+                self.links.forget(number, digest)
+            count += len(found)
+        return count
 
     def _sweep(self) -> tuple[int, int]:
         count = total = 0

@@ -28,9 +28,14 @@ def serve(cli: CLI, options: Options, arguments: list[str]) -> int:
     from sampan.registryd.repositories import Lives
 
     untagged = options.number("untagged-life") / 1e9 if "untagged-life" in options.given else None
-    lives = Lives(options.number("upload-life") / 1e9, options.number("unneeded-life") / 1e9, untagged)
+    lives = Lives(
+        upload=options.number("upload-life") / 1e9,
+        unneeded=options.number("unneeded-life") / 1e9,
+        untagged=untagged,
+        mirrored=options.number("mirror-life") / 1e9,
+    )
     every = options.number("collect-every") / 1e9
-    if every <= 0 or min(lives.upload, lives.unneeded) < 0:
+    if every <= 0 or min(lives.upload, lives.unneeded, lives.mirrored, untagged or 0) < 0:
         raise CLIError("durations must be positive")
     settings = main.Settings(
         data=data,
@@ -84,6 +89,7 @@ SERVE = Command(
         ("listen", "", "list", "", "ADDRESS:PORT to serve on (default 127.0.0.1:5000), may be repeated"),
         ("max-connections", "", "int", 1024, "Clients at once; more of them wait"),
         ("mirror", "", "string", "", "URL of a registry whose content is fetched on demand and kept"),
+        ("mirror-life", "", "duration", 30 * _DAY, "Keep what nobody asks the mirror for (default 720h)"),
         ("mirror-password-file", "", "string", "", "File with the password at the mirrored registry"),
         ("mirror-user", "", "string", "", "User at the mirrored registry"),
         ("notify", "", "list", "", "URL that is told what was pushed, pulled, deleted; may be repeated"),

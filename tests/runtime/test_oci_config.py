@@ -422,10 +422,31 @@ def test_rootless_of_a_user(bundle: Bundle, tmp_path: Path) -> None:
     if probe.returncode or any(not os.stat(parent).st_mode & 0o001 for parent in (source, *source.parents)):
         pytest.skip("an ordinary user can reach no Python 3.11 or not the sources")
     boot = f"import sys; sys.path.append({str(source)!r})\nfrom sampan.runtime.oci.main import main\nsys.exit(main())"
-    done = subprocess.run(
-        [python, "-IS", "-c", boot, "--root", str(own / "state"), "run", bundle.id],
-        cwd=own, user=4321, group=4321, extra_groups=[], text=True, capture_output=True, timeout=60,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, "-IS", "-c", boot, "--root", str(own / "state"), *words],
+            cwd=own, user=4321, group=4321, extra_groups=[], text=True, capture_output=True, timeout=60,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    done = call("run", bundle.id)
     assert done.stdout.split() == ["0", "0", "4321", "1"], done.stderr
+    config["process"]["args"] = ["sleep", "60"]
+    (own / "config.json").write_text(json.dumps(config))
+    with open(tmp_path / "out", "w") as out:
+        subprocess.run(
+            [python, "-IS", "-c", boot, "--root", str(own / "state"), "run", "--detach", bundle.id],
+            cwd=own, user=4321, group=4321, extra_groups=[], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            check=True,
+        )  # fmt: skip
+    done = call("exec", bundle.id, "sh", "-c", "id -u; exit 5")
+    assert (done.stdout, done.returncode) == ("0\n", 5), done.stderr
+    assert call("delete", "--force", bundle.id).returncode == 0
     assert list((own / "state").iterdir()) == []
+
+
+def test_without_pivot_root(bundle: Bundle) -> None:
+    bundle.shell("ls -d /bin /etc/passwd; ls -d /usr; ls /../../full").write()
+    done = bundle.call("run", "--no-pivot", bundle.id, check=False)
+    assert done.stdout.split() == ["/bin", "/etc/passwd", "file"]

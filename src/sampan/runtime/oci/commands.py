@@ -18,7 +18,7 @@ _CREATE = (
     Flag("bundle b", "text", "the bundle's directory (default: the present one)"),
     Flag("console-socket", "text", "unix socket that gets the terminal's master"),
     Flag("pid-file", "text", "file to write the process's pid to"),
-    Flag("no-pivot", "switch", "move and chroot instead of pivot_root (roots in an initramfs)"),
+    Flag("no-pivot", "switch", "chroot instead of pivot_root (roots in an initramfs)"),
     Flag("no-new-keyring", "switch", "keep the caller's session keyring"),
     Flag("preserve-fds", "number", "pass N more descriptors, from 3 on"),
 )

@@ -120,7 +120,7 @@ def _enter(root: int, plan: Plan, channel: _socket.socket, report: steps.Report)
     rootfs.restrict(root, plan, report.at)
     report.at("pivot_root")
     if plan["no_pivot"]:
-        mounting.enter_by_move(root, plan)
+        mounting.enter_by_chroot(root, plan)
     else:
         rootfs.enter(root, plan)
     os.close(root)
@@ -197,15 +197,15 @@ def _become(plan: Plan, report: steps.Report) -> None:
     arrived = program.change_directory(plan["cwd"], later=ids.uid != 0)
     report.at("privileges")
     steps.own_stdio(ids)
-    plan["keep_groups"] = _keep_groups(ids)
+    plan["keep_groups"] = _keep_groups(plan, ids)
     steps.drop_privileges(plan, ids, report)
     if not arrived:
         report.at("chdir", plan["cwd"])
         program.change_directory(plan["cwd"], later=False)
 
 
-def _keep_groups(ids: Identity) -> bool:
-    if not stage.setgroups_denied():
+def _keep_groups(plan: Plan, ids: Identity) -> bool:
+    if not plan["no_setgroups"]:
         return False
     if ids.groups:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), "additional groups in this user namespace")

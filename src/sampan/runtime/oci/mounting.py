@@ -229,11 +229,13 @@ def _replace(root: int, target: str, link: str) -> None:
 # -- entering ---------------------------------------------------------------------------------------------------
 
 
-def enter_by_move(root: int, plan: Plan) -> None:
-    """As :func:`sampan.runtime.rootfs.enter`, where pivot_root(2) is refused (an initramfs): move and chroot."""
+def enter_by_chroot(root: int, plan: Plan) -> None:
+    """As :func:`sampan.runtime.rootfs.enter`, where pivot_root(2) is refused (an initramfs).
+
+    The root is mounted over the old one already: to be in it is enough.
+    """
     if plan.get("readonly"):
         mounts.set_attributes(root, add=mounts.MOUNT_ATTR_RDONLY)
     os.fchdir(root)
-    mounts.mount(".", "/", None, mounts.MS_MOVE)
     os.chroot(".")
     os.chdir("/")

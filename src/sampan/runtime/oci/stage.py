@@ -45,7 +45,7 @@ def run(plan: Plan, channel: _socket.socket, tools: Tools, first: First) -> NoRe
     try:
         _enter_groups(plan, report)
         _set_scheduling(plan, report)
-        _enter_namespaces(plan, channel, report)
+        _enter_namespaces(plan, channel, tools, report)
         report.at("fork")
         pid = process.fork_for_parent()
         if pid == 0:
@@ -106,7 +106,7 @@ def set_scheduler(plan: Plan) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, wanted.nice)
 
 
-def _enter_namespaces(plan: Plan, channel: _socket.socket, report: steps.Report) -> None:
+def _enter_namespaces(plan: Plan, channel: _socket.socket, tools: Tools, report: steps.Report) -> None:
     if plan["kind"] == "exec":
         report.at("setns", "container")
         process.set_dumpable(False)  # the container's processes see us from here on
@@ -122,6 +122,7 @@ def _enter_namespaces(plan: Plan, channel: _socket.socket, report: steps.Report)
         wire.send(channel, ("map", os.getpid()))
         if wire.receive(channel)[0] != ("go",):
             os._exit(steps.FAILED)
+    plan["no_setgroups"] = _setgroups_denied(tools)
     if plan["in_userns"]:
         _become_root(plan, report)
     flags = plan["unshare"] & ~namespaces.CLONE_NEWUSER
@@ -149,16 +150,19 @@ def _join(plan: Plan, report: steps.Report) -> None:
 def _become_root(plan: Plan, report: steps.Report) -> None:
     """Root of the user namespace makes the mounts; without setgroups(2) where the namespace forbids it."""
     report.at("user", 0)
-    if not setgroups_denied():
+    if not plan["no_setgroups"]:
         os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
 
-def setgroups_denied() -> bool:
+def _setgroups_denied(tools: Tools) -> bool:
     """Whether this user namespace forbids setgroups(2). user_namespaces(7)."""
     try:
-        with open("/proc/self/setgroups", encoding="utf-8") as file:
-            return file.read().strip() == "deny"
+        fd = os.open("self/setgroups", os.O_RDONLY | os.O_CLOEXEC, dir_fd=tools.proc)
     except OSError:
         return False
+    try:
+        return os.read(fd, 16).strip() == b"deny"
+    finally:
+        os.close(fd)

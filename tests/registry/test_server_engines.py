@@ -214,6 +214,22 @@ def test_many_clients_of_a_mirror_cost_one_download(serve: Callable[..., Served]
     front.close()
 
 
+def test_a_client_that_stops_reading_holds_nobody_up(serve: Callable[..., Served]) -> None:
+    upstream = serve(data="upstream")
+    layer = os.urandom(30_000_000)
+    upstream.image("a", "x", layer=layer)
+    mirror = serve("--mirror", f"http://{upstream.address}", data="mirror")
+    path = f"/v2/a/blobs/{digest_of(layer)}"
+    with mirror.connect() as stuck:
+        stuck.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert stuck.recv(10)
+        begun = time.monotonic()
+        assert mirror.ask("GET", path).data == layer
+        assert time.monotonic() - begun < 15
+    upstream.stop()
+    assert mirror.ask("GET", path, Range="bytes=0-9").data == layer[:10]
+
+
 @pytest.mark.parametrize("tenth", [1, 5, 9])
 def test_mirror_of_a_registry_that_hangs_up(serve: Callable[..., Served], tenth: int) -> None:
     upstream = serve(data="upstream")

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from sampan.registryd.documents import read
+from sampan.registryd.links import Links
+from sampan.storage.db import Database
 from tests.registry.serving import CONFIG, INDEX, LAYER, MANIFEST, Served, code_of, digest_of
 
 
@@ -277,10 +280,14 @@ def test_many_referrers_come_in_pages(served: Served) -> None:
     subject = digest_of(b"popular")
     about = {"mediaType": MANIFEST, "digest": subject, "size": 5}
     _, raw = served.image("a", subject=about)
-    for number in range(1005):
-        document = {**json.loads(raw), "annotations": {"n": str(number)}}
-        body = json.dumps(document).encode()
-        assert served.put("a", digest_of(body), body).status == 201
+    served.stop()
+    register = Database(served.data / "registry.db")  # a thousand pushes take their time
+    links, pushed = Links(register), read(raw, MANIFEST)
+    with links.transaction() as tx:
+        for number in range(1005):
+            links.put(tx, "a", digest_of(str(number).encode()), pushed, [])
+    register.close()
+    served.start()
     found, path = set(), f"/v2/a/referrers/{subject}"
     while path:
         answer = served.ask("GET", path)

@@ -1,15 +1,17 @@
 """``--mirror``: content of another registry, fetched when it is first asked for and kept.
 
 Tags are looked up there each time (a HEAD, which Docker Hub doesn't count); when it can't be reached, what is
-kept is given out with a warning. Blobs come through to the first client while they are stored; others wait
-for them.
+kept is given out with a warning. A blob is fetched once, by a thread of its own; all who want it read behind
+that thread, so nobody waits for a slower client, and a download goes on when its first client has left.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Generator, Iterator
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import urllib3
 
@@ -28,7 +30,6 @@ from sampan.registryd.repositories import Lives, Repositories, unknown_blob
 from sampan.registryd.uploads import age
 from sampan.storage import digest as digests
 from sampan.storage.digest import Digest
-from sampan.storage.gates import Gates
 
 log = logging.getLogger("sampan.registry")
 
@@ -43,7 +44,8 @@ class Mirror(Repositories):
     def attach(self, transport: Transport) -> None:
         """Say where content comes from."""
         self._transport = transport
-        self._gates = Gates()
+        self._lock = threading.Lock()
+        self._downloads: dict[Digest, Download] = {}
 
     def document(self, repository: str, reference: str) -> Document:
         """See ``content.Source``."""
@@ -102,13 +104,16 @@ class Mirror(Repositories):
 
     def blob(self, repository: str, digest: Digest) -> Blob:
         """See ``content.Source``."""
-        with self._gates.hold(digest):
-            try:
-                return super().blob(repository, digest)
-            except Refusal as error:
-                if error.code not in ("BLOB_UNKNOWN", "NAME_UNKNOWN"):
-                    raise
-            size = self._size(repository, digest)
+        with self._lock:
+            download = self._downloads.get(digest)
+        if download is not None:
+            return Passing(self, repository, download.blob)
+        try:
+            return super().blob(repository, digest)
+        except Refusal as error:
+            if error.code not in ("BLOB_UNKNOWN", "NAME_UNKNOWN"):
+                raise
+        size = self._size(repository, digest)
         return Passing(self, repository, Descriptor("application/octet-stream", digest, size))
 
     def _size(self, repository: str, digest: Digest) -> int:
@@ -122,42 +127,51 @@ class Mirror(Repositories):
             raise unknown_blob(digest)
         return int(length)
 
-    def pass_through(self, repository: str, blob: Descriptor) -> Generator[bytes, None, None]:
-        """A blob's bytes as they come from upstream; it is kept when all of it came and is right.
-
-        Runs to its end even when nobody wants the rest: close() of the generator doesn't throw work away.
-        """
-        with self._gates.hold(blob.digest):
-            if not self.blobs.has(blob.digest):
-                yield from self._download(repository, blob)
-                return
-            with self.links.transaction() as tx:
-                self.links.link(tx, repository, blob.digest, blob.size)
-        kept = self.open(blob.digest)
+    def download(self, repository: str, blob: Descriptor) -> Download | None:
+        """The download of a blob that is under way, or begins now; None when the blob came in the meantime."""
+        with self._lock:
+            found = self._downloads.get(blob.digest)
+            if found is not None:
+                found.repositories.add(repository)
+                return found
+            if self.blobs.has(blob.digest):
+                with self.links.transaction() as tx:
+                    self.links.link(tx, repository, blob.digest, blob.size)
+                return None
+            found = self._downloads[blob.digest] = Download(blob, repository)
         try:
-            for piece in kept.pieces(Span(0, kept.size)):
-                yield bytes(piece)
-        finally:
-            kept.close()
+            threading.Thread(target=self._run, args=(repository, found), name="mirror", daemon=True).start()
+        except RuntimeError:  # no thread to be had: nobody may wait for it
+            with self._lock:
+                del self._downloads[blob.digest]
+            found.finish(complete=False)
+        return found
 
-    def _download(self, repository: str, blob: Descriptor) -> Iterator[bytes]:
+    def _run(self, repository: str, download: Download) -> None:
+        problem: BaseException | None = None
+        try:
+            self._fill(repository, download)
+        except (errors.SampanError, urllib3.exceptions.HTTPError, OSError) as error:
+            log.warning("blob %s of %s: %s", download.blob.digest, repository, error)
+            problem = error
+        finally:
+            with self._lock:
+                del self._downloads[download.blob.digest]
+            download.finish(complete=problem is None)
+
+    def _fill(self, repository: str, download: Download) -> None:
+        """Bring the blob here; it is kept when all of it came and is right."""
+        blob = download.blob
         with self.blobs.writer(blob.digest, size=blob.size, keep=True) as writer:
-            yield from writer.existing()
-            gone, last = False, b""
+            download.begin(writer.path, writer.offset)
             for piece in self._body(repository, blob, writer.offset):
                 writer.write(piece)
-                if last and not gone:
-                    try:
-                        yield last
-                    except GeneratorExit:
-                        gone = True
-                last = piece
+                download.advance(writer.offset)
             writer.sync()
             with self.links.transaction() as tx:
                 writer.commit(durable=False)
-                self.links.link(tx, repository, blob.digest, blob.size)
-            if last and not gone:
-                yield last  # held back: a client never has all of a blob that isn't what its digest says
+                for one in set(download.repositories):
+                    self.links.link(tx, one, blob.digest, blob.size)
 
     def _body(self, repository: str, blob: Descriptor, offset: int) -> Iterator[bytes]:
         path = f"/v2/{repository}/blobs/{blob.digest}"
@@ -178,8 +192,66 @@ class Mirror(Repositories):
             response.close()
 
 
+class Download:
+    """A blob on its way from upstream: one thread writes, any number of clients read behind it."""
+
+    def __init__(self, blob: Descriptor, repository: str) -> None:
+        self.blob = blob
+        self.repositories = {repository}
+        self._changed = threading.Condition()
+        self._descriptor = -1
+        self._written = 0
+        self._ended = self._complete = False
+
+    def begin(self, path: Path, written: int) -> None:
+        """The file that it goes to, and what an earlier try left in it."""
+        with self._changed:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._written = written
+
+    def advance(self, written: int) -> None:
+        """So many bytes are there."""
+        with self._changed:
+            self._written = written
+            self._changed.notify_all()
+
+    def finish(self, *, complete: bool) -> None:
+        """Nothing more will come."""
+        with self._changed:
+            self._ended, self._complete = True, complete
+            self._changed.notify_all()
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def _available(self, position: int) -> int:
+        """Wait until there is something behind ``position``; where that ends, ``position`` when nothing comes.
+
+        The last byte is held back until all are verified: a client never has all of a wrong blob.
+        """
+        with self._changed:
+            while not self._ended:
+                end = min(self._written, self.blob.size - 1)
+                if end > position:
+                    return end
+                self._changed.wait()
+            return self.blob.size if self._complete else position
+
+    def pieces(self, span: Span) -> Iterator[bytes]:
+        """The bytes of ``span`` as they come; ends early when upstream does."""
+        position, stop = span.start, span.start + span.length
+        while position < stop:
+            end = min(self._available(position), stop)
+            if end <= position:
+                return
+            piece = os.pread(self._descriptor, min(_PIECE, end - position), position)
+            position += len(piece)
+            yield piece
+
+
 class Passing(Blob):
-    """A blob that isn't here yet."""
+    """A blob that isn't here yet. Nothing is fetched before somebody wants its bytes."""
 
     def __init__(self, mirror: Mirror, repository: str, blob: Descriptor) -> None:
         super().__init__(blob.digest, blob.size)
@@ -187,17 +259,15 @@ class Passing(Blob):
 
     def pieces(self, span: Span) -> Iterator[bytes | memoryview]:
         """The bytes of ``span``; ends early, and the connection with it, when upstream does."""
-        skip, left = span.start, span.length
+        download = self._mirror.download(self._repository, self._blob)
+        if download is not None:
+            yield from download.pieces(span)
+            return
+        kept = self._mirror.open(self.digest)
         try:
-            with contextlib.closing(self._mirror.pass_through(self._repository, self._blob)) as source:
-                for piece in source:
-                    part = piece[skip : skip + left]
-                    skip = max(0, skip - len(piece))
-                    left -= len(part)
-                    if part:
-                        yield part
-        except (errors.SampanError, urllib3.exceptions.HTTPError, OSError) as error:
-            log.warning("blob %s of %s: %s", self.digest, self._repository, error)
+            yield from kept.pieces(span)
+        finally:
+            kept.close()
 
 
 def _scope(repository: str) -> str:

@@ -195,6 +195,11 @@ class Writer:
         if partial:
             self._take_up()
 
+    @property
+    def path(self) -> Path:
+        """Where the content lies until it is committed: others may read behind the writer."""
+        return self._path
+
     def _take_up(self) -> None:
         """Hash what an earlier, broken download left; more than the declared size can't be right."""
         while piece := os.read(self._fd, _PIECE):

@@ -201,6 +201,17 @@ def test_exec_of_a_process_file_detached(bundle: Bundle) -> None:
     bundle.await_status("stopped")
 
 
+def test_exec_without_rights_of_its_own_has_the_containers(bundle: Bundle) -> None:
+    bundle.process["args"] = ["sleep", "100"]
+    bundle.process["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]
+    bundle.started()
+    script = "ulimit -n; grep -E 'CapEff|NoNew' /proc/self/status"
+    file = bundle.path / "process.json"
+    file.write_text(json.dumps({"args": ["sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0}}))
+    said = bundle.call("exec", "--process", str(file), bundle.id).stdout.split()
+    assert said == ["99", "CapEff:", "0000000020000420", "NoNewPrivs:", "1"]
+
+
 # -- terminals --------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Plan = dict[str, Any]
 
+_INHERITED = ("capabilities", "rlimits", "noNewPrivileges", "apparmorProfile", "oomScoreAdj")
 _KINDS = ("user", "pid", "network", "ipc", "uts", "cgroup", "time", "mount")
 
 
@@ -43,9 +44,10 @@ def execute(container: Container, request: Request, log: Log) -> Made:
         raise Conflict("cannot exec in a stopped container")
     if status == "paused" and not request.ignore_paused:
         raise Conflict("cannot exec in a paused container (use --ignore-paused to override)")
-    found = Process(Node(request.process, "process"))
+    config = container.config()
+    found = Process(Node(_complete_process(request.process, config["process"]), "process"))
     console.check(found.terminal, request.detached, request.console_socket)
-    spec = Spec(container.config())
+    spec = Spec(config)
     warnings: list[str] = []
     wanted = plan.of_process(found, spec, warnings)
     for text in warnings:
@@ -63,6 +65,12 @@ def execute(container: Container, request: Request, log: Log) -> Made:
         raise
     made.channel.close()
     return made
+
+
+def _complete_process(asked: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Rights and limits that aren't given are the container's own."""
+    kept = {name: own[name] for name in _INHERITED if own.get(name) is not None}
+    return kept | {name: value for name, value in asked.items() if value is not None}
 
 
 def _complete(wanted: Plan, container: Container, request: Request) -> None:

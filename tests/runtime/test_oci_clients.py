@@ -77,6 +77,9 @@ def test_podman(launcher: Path, tmp_path: Path, oci_rootfs: Path) -> None:
         assert [path for path in _cgroups(identifier) if not path.endswith("/conmon")] == []
     finally:
         podman("rm", "-f", name, check=False)
+        for path in sorted(_cgroups("/libpod_parent"), reverse=True):  # conmon's own groups
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
 
 
 @contextlib.contextmanager

@@ -93,6 +93,59 @@ COPY d /
 ENV A=b
 CMD ["/x"]
 """,
+    "variables": r"""# escape=\
+ARG BASE=base
+ARG UNUSED=1
+FROM ${BASE}
+ARG BASE
+ARG A=one B
+ARG HTTP_PROXY
+ENV abc=hello
+ENV abc=bye def=$abc
+ENV ghi=$abc x="$abc \$abc \\" y='$abc' z=a\ b
+ENV d1=${none:-word} d2=${abc:-word} d3=${none:+word} d4=${abc:+word} d5=$none. d6=${abc}s
+LABEL l1=$A l2="multi\
+line" "quoted key"=v
+WORKDIR /$abc/${def}
+RUN echo "$A $B $abc" > out; echo 'single $A' >> out; \
+    # a comment within
+    echo continued >> out
+COPY f ${abc}-$A
+USER ${none:-nobody}
+EXPOSE $none 80
+VOLUME /$abc/vol
+STOPSIGNAL ${none:-SIGTERM}
+CMD echo $abc
+ENTRYPOINT [ "$abc", "a\"b" ]
+""",
+    "onbuild": """FROM base AS b
+ENV WHERE=/from
+ONBUILD RUN echo $WHERE > /t
+ONBUILD COPY f /by/trigger
+ONBUILD ENV SET=yes
+ONBUILD WORKDIR /x
+FROM b
+RUN pwd > /pwd
+""",
+    "commands": """FROM base AS one
+CMD ["a"]
+HEALTHCHECK CMD true
+ENTRYPOINT e
+FROM one AS two
+HEALTHCHECK NONE
+ENTRYPOINT []
+FROM two
+CMD ["last"]
+CMD []
+USER 0:0
+USER 5
+ENTRYPOINT ["x", ""]
+CMD y   z
+LABEL a=1 a=2
+ENV P=1
+ENV P=2 Q=
+EXPOSE 1-3 9/udp
+""",
     "inherits": """FROM base AS a
 ENV A=1
 CMD ["a"]

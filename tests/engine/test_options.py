@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +188,11 @@ def test_a_thousand_of_everything(sampand: Daemon) -> None:
 
 
 def test_stopped_by_its_own_signal_and_in_its_own_time(sampand: Daemon) -> None:
-    script = "trap 'echo usr1; exit 3' USR1; while :; do sleep .05; done"
+    script = "trap 'echo usr1; exit 3' USR1; echo ready; while :; do sleep .05; done"
     with made(sampand, "sh", "-c", script, StopSignal="SIGUSR1", StopTimeout=9) as container:
-        subprocess.run(["sleep", "0.3"], check=True)
+        deadline = time.monotonic() + 20
+        while output(sampand, container) != "ready\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         sampand.json("POST", f"/containers/{container}/stop")
         assert sampand.json("GET", f"/containers/{container}/json")["State"]["ExitCode"] == 3

@@ -216,3 +216,24 @@ def test_published_port_of_a_container(sampand: Any, busybox: str) -> None:
         assert [item["Name"] for item in users.values()] == ["tnweb"]
     finally:
         sampand.docker("rm", "-f", "tnweb")
+
+
+def test_egress_of_containers(sampand: Any, busybox: str, made: list[str]) -> None:
+    status, _heads, body = sampand.api("GET", "/v1.50/containers/nosuch/egress")
+    assert (status, json.loads(body)) == (404, {"message": "No such container: nosuch"})
+    status, answer = create(sampand, "tne", Options={"sampan.egress": "http://x"})
+    assert status == 400 and answer["message"].startswith("invalid egress rule 'http://x'")
+    body = {"Image": busybox, "Cmd": ["sleep", "60"], "Labels": {"sampan.egress": "a..b"}}
+    status, _heads, raw = sampand.api("POST", "/v1.50/containers/create", body)
+    assert status == 400 and json.loads(raw)["message"].startswith("invalid egress rule")
+    body["Labels"], body["HostConfig"] = {}, {"Annotations": {"sampan.egress": "10.0.0.0/8:443"}}
+    one = sampand.json("POST", "/v1.50/containers/create", body)["Id"]
+    try:
+        status, _heads, raw = sampand.api("GET", f"/v1.50/containers/{one}/egress")
+        assert status == 409 and json.loads(raw)["message"] == f"container {one} is not running"
+        sampand.json("POST", f"/v1.50/containers/{one}/start")
+        shown = sampand.json("GET", f"/v1.50/containers/{one}/egress")
+        assert (shown["Controlled"], shown["Allowed"]) == (True, ["10.0.0.0/8:443"])
+        assert shown["Refused"] == [] and shown["RefusedNames"] == {}
+    finally:
+        sampand.api("DELETE", f"/v1.50/containers/{one}?force=1")

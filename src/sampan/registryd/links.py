@@ -44,10 +44,13 @@ _FRESHEN = 900  # seconds after which a blob that a client asks for is noted as 
 
 
 class Links:
-    """The register of one data directory. Every method may be called from any thread."""
+    """The register of one data directory. Every method may be called from any thread.
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    ``reader`` is a connection of its own to the same file, so that pulls don't wait for the disk to take pushes.
+    """
+
+    def __init__(self, db: Database, reader: Database | None = None) -> None:
+        self._db, self._reader = db, reader or db
         self._ids: dict[str, int] = {}
         db.migrate("registry", _SCHEMA)
 
@@ -59,7 +62,7 @@ class Links:
         """The repository's number (NAME_UNKNOWN)."""
         number = self._ids.get(name)
         if number is None:
-            rows = self._db.query("SELECT id FROM repositories WHERE name = ?", (name,))
+            rows = self._reader.query("SELECT id FROM repositories WHERE name = ?", (name,))
             if not rows:
                 raise Refusal("NAME_UNKNOWN", "repository name not known to registry", detail={"name": name})
             number = self._ids[name] = int(rows[0][0])
@@ -81,7 +84,9 @@ class Links:
     def has_blob(self, name: str, digest: Digest) -> bool:
         """Whether a repository has a blob. Who asks may build on the answer: the blob counts as wanted."""
         number = self.repository(name)
-        rows = self._db.query("SELECT seen FROM links WHERE repository = ? AND digest = ?", (number, digest))
+        rows = self._reader.query(
+            "SELECT seen FROM links WHERE repository = ? AND digest = ?", (number, digest)
+        )
         if not rows:
             return self.has_manifest(name, digest)
         now = int(time.time())
@@ -92,7 +97,7 @@ class Links:
 
     def somewhere(self, digest: Digest) -> bool:
         """Whether any repository has the blob."""
-        return bool(self._db.query("SELECT 1 FROM links WHERE digest = ? LIMIT 1", (digest,)))
+        return bool(self._reader.query("SELECT 1 FROM links WHERE digest = ? LIMIT 1", (digest,)))
 
     def unlink(self, name: str, digest: Digest) -> bool:
         """Take a blob from a repository; False when it didn't have it."""
@@ -112,7 +117,7 @@ class Links:
             "SELECT 1 FROM links WHERE repository = ?1 AND digest = ?2 "
             "UNION SELECT 1 FROM manifests WHERE repository = ?1 AND digest = ?2"
         )
-        return [digest for digest in digests if not self._db.query(statement, (number, digest))]
+        return [digest for digest in digests if not self._reader.query(statement, (number, digest))]
 
     def put(self, tx: Transaction, name: str, digest: Digest, pushed: Pushed, tags: Iterable[str]) -> None:
         """Register a manifest whose bytes are in the store, and point tags to it."""
@@ -133,13 +138,13 @@ class Links:
             "SELECT m.digest, m.media_type FROM tags t JOIN manifests m "
             "ON m.repository = t.repository AND m.digest = t.digest WHERE t.repository = ? AND t.name = ?"
         )
-        rows = self._db.query(statement, (self.repository(name), tag))
+        rows = self._reader.query(statement, (self.repository(name), tag))
         return (rows[0][0], rows[0][1]) if rows else None
 
     def by_digest(self, name: str, digest: Digest) -> tuple[Digest, str] | None:
         """The same of a manifest's digest (NAME_UNKNOWN)."""
         statement = "SELECT digest, media_type FROM manifests WHERE repository = ? AND digest = ?"
-        rows = self._db.query(statement, (self.repository(name), digest))
+        rows = self._reader.query(statement, (self.repository(name), digest))
         return (rows[0][0], rows[0][1]) if rows else None
 
     def touch(self, name: str, digest: Digest) -> None:
@@ -147,7 +152,7 @@ class Links:
         now = int(time.time())
         statement = "UPDATE manifests SET seen = ? WHERE repository = ? AND digest = ?"
         key = (self.repository(name), digest)
-        rows = self._db.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
+        rows = self._reader.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
         if rows and now - rows[0][0] > _FRESHEN:
             self._db.execute(statement, (now, *key))
 
@@ -181,7 +186,7 @@ class Links:
 
     def _page(self, statement: str, parameters: tuple[Any, ...], count: int | None) -> Page:
         limit = -1 if count is None else count + 1
-        found = [row[0] for row in self._db.query(statement, (*parameters, limit))]
+        found = [row[0] for row in self._reader.query(statement, (*parameters, limit))]
         if count is None or len(found) <= count:
             return Page(found)
         return Page(found[:count], more=count > 0)
@@ -193,13 +198,13 @@ class Links:
             "AND subject = ? AND digest > ? AND (? = '' OR artifact_type = ?) ORDER BY digest LIMIT ?"
         )
         number = self.repository(name)
-        rows = self._db.query(statement, (number, digest, last, kind, kind, _PAGE + 1))
+        rows = self._reader.query(statement, (number, digest, last, kind, kind, _PAGE + 1))
         found = [_descriptor(row) for row in rows[:_PAGE]]
         return Referrers(found, found[-1]["digest"] if len(rows) > _PAGE else "")
 
     def usage(self) -> list[dict[str, Any]]:
         """See ``content.Source``."""
-        return usage(self._db)
+        return usage(self._reader)
 
     # -- collecting -------------------------------------------------------------------------------------
 
@@ -212,11 +217,11 @@ class Links:
             "AND NOT EXISTS (SELECT 1 FROM manifests s WHERE m.subject != '' "
             "AND s.repository = m.repository AND s.digest = m.subject)"
         )
-        return self._db.query(statement, (before,))
+        return self._reader.query(statement, (before,))
 
     def unwanted(self, before: int) -> list[tuple[int, Digest]]:
         """Manifests that were last put or touched before that moment, tagged or not."""
-        return self._db.query("SELECT repository, digest FROM manifests WHERE seen < ?", (before,))
+        return self._reader.query("SELECT repository, digest FROM manifests WHERE seen < ?", (before,))
 
     def forget(self, number: int, digest: Digest) -> None:
         """Remove a manifest that ``untagged`` or ``unwanted`` gave."""

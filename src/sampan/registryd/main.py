@@ -126,6 +126,8 @@ def _source(settings: Settings, undo: contextlib.ExitStack) -> tuple[Source, Col
         share = Share(settings.data)
         undo.callback(share.close)
         return share, None
+    with contextlib.suppress(OSError):  # the lock, below, says what is wrong
+        settings.data.mkdir(mode=0o700, parents=True)  # images may be private, on this machine, too
     root_lock = lock.RootLock(settings.data)
     undo.callback(root_lock.close)
     repositories = _mirror(settings) if settings.mirror else Repositories(settings.data)

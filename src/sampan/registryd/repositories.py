@@ -67,11 +67,13 @@ class Repositories:
         self.blobs = BlobStore(root)
         self.uploads = Uploads(root / "uploads")
         self._db = Database(root / DATABASE, durable=True)
-        self.links = Links(self._db)
+        self._reader = Database(root / DATABASE)
+        self.links = Links(self._db, self._reader)
         self._collecting = threading.Lock()
 
     def close(self) -> None:
         """Close the register."""
+        self._reader.close()
         self._db.close()
 
     # -- reading ----------------------------------------------------------------------------------------

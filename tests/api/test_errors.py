@@ -172,3 +172,14 @@ def test_refusal(world: Daemon, row: Row) -> None:
     right = re.fullmatch(f"{pattern}(\n.*)?", message, re.DOTALL)
     assert (status, bool(right)) == (row.status, True), f"{status} {message!r}"
     assert ids(world) == before
+
+
+def test_nesting_without_end(world: Daemon) -> None:
+    body = '{"Image":"busybox","HostConfig":' + '{"a":' * 20_000 + "1" + "}" * 20_000 + "}"
+    assert ask(world, "POST", "/containers/create", body) == (400, "invalid JSON: exceeded max depth")
+
+
+def test_a_body_larger_than_any_configuration(world: Daemon) -> None:
+    body = '{"Image":"busybox","Labels":{"a":"' + "x" * (17 << 20) + '"}}'
+    status, message = ask(world, "POST", "/containers/create", body)
+    assert (status, message.splitlines()[0]) == (400, "http: request body too large")

@@ -22,7 +22,7 @@ def parse_json(data: bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        fault = jsonsyntax.explain(data)
+        fault = _explain(data)
     if fault == jsonsyntax.TRAILING:
         raise errors.InvalidParameter(fault)
     if fault:
@@ -32,6 +32,13 @@ def parse_json(data: bytes) -> Any:
         return msgspec.json.decode(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         raise errors.InvalidParameter("invalid JSON: exceeded max depth") from None
+
+
+def _explain(data: bytes) -> str:
+    try:
+        return jsonsyntax.explain(data)
+    except RecursionError:
+        return "exceeded max depth"
 
 
 def decode_json(data: bytes, type: type[T], *, name: str | None = None) -> T:

@@ -56,6 +56,12 @@ def check_environment(env: list[str] | None) -> None:
 def _check_health(health: HealthConfig | None) -> None:
     if health is None:
         return
+    if health.test and health.test[0] in ("CMD", "CMD-SHELL") and len(health.test) == 1:
+        raise errors.InvalidParameter(f"No command after {health.test[0]} in Healthcheck")
+    if health.test and health.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
+        raise errors.InvalidParameter(
+            f"Unknown healthcheck type '{health.test[0]}' (expected 'CMD')", hint="Or CMD-SHELL, or NONE."
+        )
     for name, value in (
         ("Interval", health.interval),
         ("Timeout", health.timeout),

@@ -228,6 +228,11 @@ def test_content_is_no_business_of_other_users(served: Served) -> None:
         (["--share"], "no engine's data root"),
         (["--mirror", "docker.io"], "no URL"),
         (["--listen", "nonsense"], "ADDRESS:PORT"),
+        (["--mirror-user", "x"], "needs --mirror"),
+        (["--mirror", "http://x", "--untagged-life", "1h"], "no meaning for a mirror"),
+        (["--share", "--upload-life", "1h"], "no meaning with --share"),
+        (["--collect-every", "0s"], "must be positive"),
+        (["--notify-header", "x"], "not of the form"),
     ],
 )
 def test_settings_that_make_no_sense(serve: Callable[..., Served], flags: list[str], words: str) -> None:

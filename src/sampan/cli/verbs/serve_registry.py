@@ -24,6 +24,7 @@ def serve(cli: CLI, options: Options, arguments: list[str]) -> int:
     data = Path(options.text("data")).absolute()
     if options.flag("usage"):
         return _usage(cli, data)
+    _check_together(options)
     from sampan.registryd import main
     from sampan.registryd.repositories import Lives
 
@@ -57,6 +58,20 @@ def serve(cli: CLI, options: Options, arguments: list[str]) -> int:
         log_level="debug" if cli.settings.debug else "info",
     )
     return main.run(settings)
+
+
+def _check_together(options: Options) -> None:
+    """Refuse flags that would have no effect beside the others."""
+    for name in ("mirror-life", "mirror-password-file", "mirror-user"):
+        if name in options.given and not options.text("mirror"):
+            raise CLIError(f"--{name} needs --mirror")
+    if "mirror-password-file" in options.given and not options.text("mirror-user"):
+        raise CLIError("--mirror-password-file needs --mirror-user")
+    if "untagged-life" in options.given and options.text("mirror"):
+        raise CLIError("--untagged-life has no meaning for a mirror", hint="Use --mirror-life.")
+    for name in ("collect-every", "unneeded-life", "untagged-life", "upload-life"):
+        if name in options.given and options.flag("share"):
+            raise CLIError(f"--{name} has no meaning with --share: the engine keeps and removes its images")
 
 
 def _usage(cli: CLI, data: Path) -> int:

@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import os
+import socket
 import subprocess
 import tarfile
 import time
@@ -253,3 +254,29 @@ def test_what_is_refused(door: Door) -> None:
     ):
         found = door.build(f"FROM BASE\n{line}\n")
         assert words in found.error and "Dockerfile:2" in found.error, (line, found.error)
+
+
+@pytest.mark.parametrize("path", ["r.git", "r.tar"])
+def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str) -> None:
+    """A server that never answers: what talks to it ends with the build."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        file = f"FROM {door.base}\nADD http://127.0.0.1:{port}/{path} /x\n"
+        connection = begin(door.daemon, {"Dockerfile": file})
+        server.settimeout(10)
+        talk, _ = server.accept()
+        with talk:
+            assert bool(asking(port)) == (path == "r.git")
+            connection.close()
+            until(lambda: not asking(port))
+            until(lambda: os.listdir(door.daemon.root / "build") == [])
+
+
+def asking(port: int) -> list[str]:
+    """git processes that talk to a port of ours."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f":{port}/r.git".encode() in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+    return found

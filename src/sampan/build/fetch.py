@@ -7,7 +7,10 @@ import os
 import posixpath
 import re
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -27,6 +30,7 @@ MAX_DOWNLOAD = 64 << 30
 """Bytes; more is refused rather than written until the disk is full."""
 GIT_TIMEOUT = 600.0
 """Seconds for one git command."""
+_STOP_INTERVAL = 0.2
 _TIMEOUT = urllib3.Timeout(connect=30.0, read=120.0)
 
 
@@ -45,8 +49,11 @@ def is_git(text: str) -> bool:
     return path.endswith(".git") or bool(re.search(r"\.git(#|$)", text))
 
 
-def download(url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
-    """Get ``url`` into the new file ``target``. Blocks. Raises BuildFailed worded as Go's client would."""
+def download(url: str, target: Path, headers: Mapping[str, str], stop: threading.Event) -> Fetched:
+    """Get ``url`` into the new file ``target``. Blocks, until ``stop`` is set.
+
+    Raises BuildFailed worded as Go's client would.
+    """
     pool = urllib3.PoolManager(retries=urllib3.Retry(3, redirect=10, raise_on_status=False), timeout=_TIMEOUT)
     try:
         response = pool.request("GET", url, headers=dict(headers), preload_content=False)
@@ -57,7 +64,7 @@ def download(url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
             raise BuildFailed(
                 f"failed to GET {url} with status {response.status} {response.reason or ''}".strip()
             )
-        digest, size = _save(response, target, url)
+        digest, size = _save(response, target, url, stop)
         return Fetched(
             digest,
             size,
@@ -70,11 +77,15 @@ def download(url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
         pool.clear()
 
 
-def _save(response: urllib3.BaseHTTPResponse, target: Path, url: str) -> tuple[str, int]:
+def _save(
+    response: urllib3.BaseHTTPResponse, target: Path, url: str, stop: threading.Event
+) -> tuple[str, int]:
     state, size = hashlib.sha256(), 0
     try:
         with open(target, "xb") as file:
             for piece in response.stream(_PIECE, decode_content=False):
+                if stop.is_set():
+                    raise BuildFailed(f"download of {url} stopped")
                 size += len(piece)
                 if size > MAX_DOWNLOAD:
                     raise BuildFailed(f"{url} is larger than {MAX_DOWNLOAD >> 30} GiB")
@@ -143,9 +154,14 @@ def parse_git(text: str) -> GitSource:
 
 
 def checkout(
-    source: GitSource, target: Path, checksum: str, keep: bool, credentials: Mapping[str, str] | None = None
+    source: GitSource,
+    target: Path,
+    checksum: str,
+    keep: bool,
+    stop: threading.Event,
+    credentials: Mapping[str, str] | None = None,
 ) -> tuple[Path, str]:
-    """Check ``source`` out below ``target``: the directory asked for, and the commit. Blocks.
+    """Check ``source`` out below ``target``: the directory asked for, and the commit. Blocks, until ``stop``.
 
     Hooks and local protocols are off, no configuration but the fixed one is read (least of all one that the
     repository brings along), submodules come along, and file modes are those that git keeps.
@@ -154,7 +170,7 @@ def checkout(
     if shutil.which("git") is None:
         raise Unsupported("git is not installed on this machine", hint="Install the package git.")
     target.mkdir(mode=0o755)
-    git = _Git(target, credentials or {})
+    git = _Git(target, credentials or {}, stop)
     git.do("init", "-q")
     git.do("remote", "add", "origin", source.repository)
     commit = _fetched(git, source.ref)
@@ -194,8 +210,9 @@ def _unresolved(ref: str) -> str:
 class _Git:
     """git(1) in one directory, with an environment and settings that nothing else decides."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str], stop: threading.Event) -> None:
         self.directory = directory
+        self.stop = stop
         fixed = {"core.hooksPath": "/dev/null", "protocol.ext.allow": "never", "advice.detachedHead": "false"}
         self.env = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -213,24 +230,36 @@ class _Git:
             self.env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
             self.env["GIT_CONFIG_COUNT"] = str(number + 1)
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr; killed when the build is over, or after `GIT_TIMEOUT`."""
+        deadline = time.monotonic() + GIT_TIMEOUT
+        with subprocess.Popen(
             ["git", *arguments],
             cwd=self.directory,
             env=self.env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GIT_TIMEOUT,
-            check=False,
-        )
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=_STOP_INTERVAL)
+                except subprocess.TimeoutExpired:
+                    if self.stop.is_set() or time.monotonic() > deadline:
+                        # git has children of its own that do the talking.
+                        os.killpg(process.pid, signal.SIGKILL)
+                    continue
+                if self.stop.is_set():
+                    raise BuildFailed("git stopped")
+                return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
     def attempt(self, *arguments: str) -> str | None:
         """None when it worked, else what git said."""
-        try:
-            done = self.run(*arguments)
-        except subprocess.TimeoutExpired:
+        code, _, said = self.run(*arguments)
+        if code == -signal.SIGKILL:
             return f"no answer within {GIT_TIMEOUT:.0f} s"
-        return None if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()
+        return None if code == 0 else said.strip()
 
     def do(self, *arguments: str) -> None:
         """Raises BuildFailed with what git said."""
@@ -240,5 +269,5 @@ class _Git:
 
     def commit(self, name: str) -> str:
         """The commit that ``name`` means, "" for none."""
-        done = self.run("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
-        return done.stdout.decode().strip() if done.returncode == 0 else ""
+        code, found, _ = self.run("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
+        return found.strip() if code == 0 else ""

@@ -9,9 +9,11 @@ import json
 import os
 import posixpath
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from sampan.build.contextmemo import Copied
 from sampan.build.copytree import Copier, write_file
 from sampan.build.failure import BuildFailed
 from sampan.build.ignore import Ignore
+from sampan.build.interruptible import in_thread
 from sampan.build.modes import Change, parse_mode
 from sampan.build.rootfs import RootFs
 from sampan.build.trees import Root, Source, expand_glob, relative, scan
@@ -211,7 +214,7 @@ class CopyStep:
             if place in found:
                 continue
             if fetch.is_git(source):
-                found[place] = await asyncio.to_thread(self._checkout, source)
+                found[place] = await in_thread(partial(self._checkout, source))
             elif fetch.is_url(source):
                 found[place] = await self._download(source)
         return found
@@ -253,7 +256,7 @@ class CopyStep:
             header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
         return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}
 
-    def _checkout(self, text: str) -> Found:
+    def _checkout(self, text: str, stop: threading.Event) -> Found:
         directory = self.build.scratch_directory() / "git"
         source = fetch.parse_git(text)
         if source.over_ssh:
@@ -262,7 +265,7 @@ class CopyStep:
                 hint="Use an https:// address, with the secret GIT_AUTH_TOKEN where it needs a login.",
             )
         keep, settings = self.one.keep_git_dir, self._git_settings(source)
-        top, _commit = fetch.checkout(source, directory, self.checksum, keep, settings)
+        top, _commit = fetch.checkout(source, directory, self.checksum, keep, stop, settings)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.opened.callback(os.close, fd)
         return scan(Root(fd, text), ".", self.exclude)

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from sampan.build.graphwords import GraphWords
 from sampan.build.image import Image
 from sampan.build.imageconfig import env_dict
 from sampan.build.instructions import Dockerfile
+from sampan.build.interruptible import in_thread
 from sampan.build.options import BuildOptions, native, parse_platform
 from sampan.build.plan import Plan, make_plan
 from sampan.build.progress import Event
@@ -156,7 +159,7 @@ class Builder:
         context = Context(directory / "context", self._memo)
         try:
             if options.remote:
-                await asyncio.to_thread(self._remote, context, options, directory)
+                await in_thread(partial(self._remote, context, options, directory))
             elif body is not None:
                 await read_in_thread(body, context.receive)
             else:
@@ -182,13 +185,15 @@ class Builder:
             return None
         return set(env_dict(found.config)) if found else None
 
-    def _remote(self, context: Context, options: BuildOptions, directory: Path) -> None:
+    def _remote(
+        self, context: Context, options: BuildOptions, directory: Path, stop: threading.Event
+    ) -> None:
         """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
         remote = options.remote
         if fetch.is_git(remote):
             directory.mkdir(mode=0o700)
             keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
-            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep)
+            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep, stop)
             context.replace(top)
             return
         if not fetch.is_url(remote):
@@ -199,7 +204,7 @@ class Builder:
         directory.mkdir(mode=0o700, exist_ok=True)
         target = directory / "remote"
         try:
-            fetch.download(remote, target, {})
+            fetch.download(remote, target, {}, stop)
         except errors.SampanError as error:
             raise errors.SystemFailure(
                 f"error downloading remote context {remote}: {error.message}", hint=error.hint

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgspec
 from sampan import errors
 from sampan.build import fetch, image
 from sampan.build.cache import Cache
+from sampan.build.interruptible import in_thread
 from sampan.build.options import Platform
 from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
 from sampan.images.reference import Reference
@@ -175,7 +177,7 @@ class EngineWorker:
 
     async def fetch(self, url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
         """Download in a thread."""
-        return await asyncio.to_thread(fetch.download, url, target, headers)
+        return await in_thread(partial(fetch.download, url, target, headers))
 
 
 def mount_entries(mounts: list[BuildMount]) -> list[dict[str, Any]]:

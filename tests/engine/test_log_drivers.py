@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,14 @@ def test_a_receiver_that_stops_reading_holds_nobody_for_long(sampand: Daemon, tm
     )
     _, logs = finish(sampand, body)
     assert logs.count("\n") == 200_001 and logs.endswith("\nend\n")  # the file has all of it
+    # The helper goes too, though nobody has taken its lines.
+    deadline = time.monotonic() + 40
+    port = address.rpartition(":")[2]
+    while re.search(
+        rf"logship.*{port}", subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    ):
+        assert time.monotonic() < deadline, "the helper stays"
+        time.sleep(0.2)
     listener.close()
 
 

@@ -215,15 +215,31 @@ def _frames(fd: int) -> Iterator[tuple[int, int, bytes]]:
             data = data[end:]
 
 
-def _deliver(sink: Sink, stream: int, now: int, line: bytes, partial: bool) -> None:
-    """Send a line; one that can't be sent in :data:`TRIES` attempts is lost, as with Docker."""
-    for attempt in range(TRIES):
-        try:
-            sink.send(stream, now, line, partial)
+class Delivery:
+    """Sends lines; those that can't be sent are lost, as with Docker.
+
+    A line gets :data:`TRIES` attempts. While the receiver fails, the next are tried once a second only and
+    lost in between: a helper never lasts longer than its container because nobody takes its lines.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._next = 0.0  # when to try again, while the receiver fails
+
+    def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
+        """Send one line, or lose it."""
+        if self._next > time.monotonic():
             return
-        except OSError:
-            if attempt + 1 < TRIES:
-                time.sleep(0.1 * 4**attempt)
+        tries = 1 if self._next else TRIES
+        for attempt in range(tries):
+            try:
+                self._sink.send(stream, now, line, partial)
+                self._next = 0.0
+                return
+            except OSError:
+                if attempt + 1 < tries:
+                    time.sleep(0.1 * 4**attempt)
+        self._next = time.monotonic() + 1
 
 
 def main(arguments: list[str]) -> None:
@@ -232,13 +248,13 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     config = json.loads(arguments[1])
     sink: Sink = Syslog(config) if config["kind"] == "syslog" else Journal(config)
-    lines, last = Lines(), 0
+    delivery, lines, last = Delivery(sink), Lines(), 0
     for stream, now, data in _frames(0):
         last = now
         for line, partial in lines.take(stream, data):
-            _deliver(sink, stream, now, line, partial)
+            delivery.send(stream, now, line, partial)
     for stream, line in lines.end():
-        _deliver(sink, stream, last, line, False)
+        delivery.send(stream, last, line, False)
     sink.close()
 
 

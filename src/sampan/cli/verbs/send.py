@@ -77,7 +77,7 @@ def _present(there: Client, layers: list[str]) -> int:
 SEND = Command(
     send,
     "[OPTIONS] IMAGE ENGINE",
-    "Send an image to another engine (ssh://user@host, tcp://, unix://, or a context), without a registry",
+    "Send an image to another engine, without a registry",
     (2, 2),
     (("quiet", "q", "bool", False, "Don't say how much was sent"),),
 )

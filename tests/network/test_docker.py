@@ -336,3 +336,25 @@ def test_boxes_are_other_machines(here: Town) -> None:
         NEIGHBOUR6
         in subprocess.run(here.neighbour.command("ip", "-6", "addr"), capture_output=True, text=True).stdout
     )
+
+
+def test_engine_without_rules_or_default_network() -> None:
+    with town(9020, "--iptables=false") as place:
+        place.web("web", "-p", "8080:80")
+        assert nft("list", "tables") == "", "no rule on the host"
+        assert soon(lambda: place.get(place.neighbour, HOST, 8080) == "web"), "the listener answers"
+        refused = place.docker("run", "--label", "sampan.egress=none", "busybox", check=False)
+        assert refused.returncode == 125 and "--iptables=false" in refused.stderr
+        place.clean()
+        assert place.daemon.stop() == 0
+        place.daemon.bridge = "none"
+        place.daemon.flags = ("--iptables=false",)
+        place.daemon.bip = ""
+        place.daemon.start()
+        assert place.docker("network", "ls", "-q", "--format", "{{.Name}}").stdout.split() == ["host", "none"]
+        assert not links() & {"none", "smpf0"}
+        missing = place.docker("run", "busybox", "true", check=False).stderr
+        assert "network bridge not found" in missing
+        place.docker("network", "create", "own")
+        assert place.docker("run", "--rm", "--network", "own", "busybox", "echo", "hi").stdout == "hi\n"
+        place.clean()

@@ -152,8 +152,8 @@ UNSUPPORTED = {
     "storage-opt": "there is only overlay, without options",
     "storage-opts": "there is only overlay, without options",
     "swarm-default-advertise-addr": "sampan isn't a swarm node",
-    "userland-proxy": "ports are published by the kernel alone",
-    "userland-proxy-path": "ports are published by the kernel alone",
+    "userland-proxy": "published ports have a listener of sampan's own",
+    "userland-proxy-path": "published ports have a listener of sampan's own",
     "userns-remap": "a user namespace for all containers isn't supported",
 }
 """dockerd's other flags and keys, with the reason why they are refused."""
@@ -170,7 +170,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "runtimes": ({},),
     "selinux-enabled": (False,),
     "storage-driver": ("overlay2", "overlayfs"),
-    "userland-proxy": (False,),
+    "userland-proxy": (False, True),
 }
 """Values of unsupported settings that say what sampan does anyway: these are accepted."""
 

@@ -256,6 +256,8 @@ class Firewall:
     table: str
     nft: Nft
     short_cut: bool = True
+    # Whether there is to be a table at all (--iptables); without one only the listeners publish ports.
+    enabled: bool = True
     _segments: dict[str, Segment] = field(default_factory=dict)
     _forwarded: dict[Forwarded, None] = field(default_factory=dict)
     _owned: dict[str, Elements] = field(default_factory=dict)
@@ -263,6 +265,8 @@ class Firewall:
 
     def reset(self) -> None:
         """Make the table anew from what it is meant to hold. NftError when nftables refuses."""
+        if not self.enabled:
+            return
         text = f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n"
         text += table_text(self.table) + short_cut_text(self.table, self.short_cut)
         elements = _join(
@@ -294,6 +298,8 @@ class Firewall:
 
     def exists(self) -> bool:
         """Whether the table is in the kernel (another program may have flushed it)."""
+        if not self.enabled:
+            return True
         try:
             self.nft.run(f"list chain {FAMILY} {self.table} forward")
         except NftError:

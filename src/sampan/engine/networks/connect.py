@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from sampan import errors
 from sampan.engine.containers.record import Container
 from sampan.engine.networks import endpoints as places
-from sampan.engine.networks.guard import egress_rules
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import JOINING, LEAVING, Endpoint, NetworkRecord, Sandbox
 from sampan.engine.networks.types import SandboxRequest
@@ -140,7 +139,7 @@ def _egress(
     """What the container may reach on the networks it is on now (and one more). InvalidParameter."""
     on = [networks.catalog.find(endpoint.network_id) for endpoint in item.endpoints] + [joined]
     known = [network for network in on if network is not None]
-    return egress_rules(container.config, container.host, known)
+    return networks.guard.rules(container.config, container.host, known)
 
 
 def _alive(networks: Networks, item: Sandbox) -> bool:

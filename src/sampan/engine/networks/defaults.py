@@ -16,6 +16,9 @@ from sampan.network import bridges
 from sampan.network.ipam import AddressSpace, Network, overlaps
 from sampan.network.options import BRIDGE, MTU
 
+NO_BRIDGE = "none"
+"""The name of the bridge that says: no default network."""
+
 
 def default_networks(
     config: EngineConfig,
@@ -31,6 +34,8 @@ def default_networks(
         for name, driver in (("none", "null"), ("host", "host"))
         if name not in by_name
     ]
+    if config.bridge == NO_BRIDGE:
+        return changed
     old = by_name.get("bridge")
     wanted = _bridge(config, old, route, space, list(avoid))
     if old is None or wanted != old:

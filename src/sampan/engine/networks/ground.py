@@ -39,7 +39,7 @@ class Ground:
         self._firewall: Firewall | None = None
         self._indexes: dict[str, int] = {}
         try:
-            self._firewall = Firewall(self.table, Nft())
+            self._firewall = Firewall(self.table, Nft(), enabled=config.iptables)
             self.sources = Sources(self.table, self._firewall.nft)
         except NftError as failure:
             self.refusal = str(failure)

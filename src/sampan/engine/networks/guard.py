@@ -70,7 +70,8 @@ class Guard:
                 ground.firewall.reset()
                 ground.sources.mend()
                 attributes = {"name": "bridge", "table": ground.table}
-                self._networks.events.publish("network", "mend", self._networks.default.id, attributes)
+                default = self._networks.default
+                self._networks.events.publish("network", "mend", default.id if default else "", attributes)
             self.look()
 
     def look(self) -> None:
@@ -85,7 +86,7 @@ class Guard:
         """Let out what containers send, where a foreign forward chain would drop it; nothing else."""
         ground = self._networks.ground
         with contextlib.suppress(errors.SampanError, NftError, OSError):
-            if not self._ways.forward_blocks and not self._laid:
+            if not ground.firewall.enabled or (not self._ways.forward_blocks and not self._laid):
                 return
             bridges = ground.firewall.bridges if self._busy() else ()
             foreign.lay_jumps(ground.firewall.nft, ground.table, self._ways.forward_blocks, bridges)
@@ -99,6 +100,17 @@ class Guard:
 
     def _busy(self) -> bool:
         return any(item.driver == "bridge" for item in self._networks.catalog)
+
+    def rules(
+        self, config: ContainerConfig, host: HostConfig, networks: Sequence[NetworkRecord]
+    ) -> list[str] | None:
+        """As :func:`egress_rules`; InvalidParameter also for an engine that writes no rules."""
+        found = egress_rules(config, host, networks)
+        if found is not None and not self._networks.config.iptables:
+            raise errors.InvalidParameter(
+                "egress control is not possible: this engine writes no firewall rules (--iptables=false)"
+            )
+        return found
 
     def warnings(self, published: bool) -> list[str]:
         """What ``docker create`` says when the host's firewall will keep a published port closed."""

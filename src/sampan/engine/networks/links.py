@@ -34,8 +34,9 @@ class Links:
 
     def _place(self, item: Sandbox) -> Endpoint | None:
         """Its place on the default bridge."""
-        default = self._networks.default.id
-        return next((one for one in item.endpoints if one.network_id == default and one.ipv4), None)
+        default = self._networks.default
+        known = default.id if default else ""
+        return next((one for one in item.endpoints if one.network_id == known and one.ipv4), None)
 
     def _pairs(self, item: Sandbox) -> Iterator[tuple[Sandbox, Sandbox]]:
         """The links (from, to) that a running sandbox is an end of, both ends running."""
@@ -65,7 +66,13 @@ class Links:
 
     async def _open(self, source: Sandbox, target: Sandbox) -> None:
         ends = self._place(source), self._place(target)
-        if ends[0] is None or ends[1] is None or self._networks.ground.segment(self._networks.default).icc:
+        default = self._networks.default
+        if (
+            default is None
+            or ends[0] is None
+            or ends[1] is None
+            or self._networks.ground.segment(default).icc
+        ):
             return
         elements = self._elements(ends[0], ends[1], target)
         if not elements:

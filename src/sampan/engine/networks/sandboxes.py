@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from sampan import errors
 from sampan.engine.networks import connect, publishing
 from sampan.engine.networks import endpoints as places
-from sampan.engine.networks.guard import egress_rules
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import Prepared, SandboxRequest
@@ -119,7 +118,9 @@ class Sandboxes:
                 options[endpoint.id] = (_prefix(network), dict(settings.driver_opts or {}))
                 item.endpoints.append(endpoint)
             places.name_interfaces(item.endpoints, options)
-            item.egress = egress_rules(request.config, request.host, [network for network, _ in chosen])
+            item.egress = self._networks.guard.rules(
+                request.config, request.host, [network for network, _ in chosen]
+            )
             item.resolver = resolver_wanted(self._networks, item)
             if any(network.is_default_bridge for network, _settings in chosen):
                 item.links = dict(request.links)

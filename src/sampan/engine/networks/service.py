@@ -16,7 +16,7 @@ from sampan.engine.networks import connect as connecting
 from sampan.engine.networks import endpoints as places
 from sampan.engine.networks.catalog import Catalog
 from sampan.engine.networks.create import CreateNetwork, plan
-from sampan.engine.networks.defaults import default_networks
+from sampan.engine.networks.defaults import NO_BRIDGE, default_networks
 from sampan.engine.networks.ground import Ground
 from sampan.engine.networks.guard import Guard
 from sampan.engine.networks.links import Links
@@ -74,6 +74,12 @@ class Networks:
     async def open(self) -> None:
         """Make the networks that are known, the predefined ones first; begin to watch the host's firewall."""
         networks, sandboxes = self.store.load()
+        if self.config.bridge == NO_BRIDGE:
+            used = {endpoint.network_id for item in sandboxes for endpoint in item.endpoints}
+            gone = [item for item in networks if item.is_default_bridge and item.id not in used]
+            for item in gone:
+                self.store.delete_network(item.id)
+            networks = [item for item in networks if item not in gone]
         host_nets = self.ground.host_networks(files.host_resolv()[0].servers)
         for network in default_networks(
             self.config, networks, self.ground.route, self.catalog.space, host_nets
@@ -83,10 +89,10 @@ class Networks:
         self.catalog.load(sorted(networks, key=lambda item: (not item.predefined, item.created_ns)))
         self.sandboxes.load(sandboxes)
         # Known before the table is made anew, in one transaction: no connection slips through meanwhile.
-        for item in sandboxes:
+        for sandbox in sandboxes:
             with contextlib.suppress(errors.SampanError):
-                self.publishing.open(item)
-                self.guard.control(item)
+                self.publishing.open(sandbox)
+                self.guard.control(sandbox)
         self.ground.open(self.catalog)
         self.guard.open()
 
@@ -117,13 +123,13 @@ class Networks:
         task.add_done_callback(self._background.discard)
 
     @property
-    def default(self) -> NetworkRecord:
-        """The default bridge."""
-        return self.catalog.get(places.DEFAULT)
+    def default(self) -> NetworkRecord | None:
+        """The default bridge; None for an engine without one (--bridge none)."""
+        return self.catalog.find(places.DEFAULT)
 
     def host_gateway(self) -> str:
         """The address that ``host-gateway`` stands for: the default bridge's."""
-        return next((item.gateway for item in self.default.subnets), "")
+        return next((item.gateway for item in (self.default.subnets if self.default else ())), "")
 
     def hosts_path(self, item: Sandbox) -> Path:
         """The file that a container has as its /etc/hosts."""

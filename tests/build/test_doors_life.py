@@ -256,6 +256,17 @@ def test_what_is_refused(door: Door) -> None:
         assert words in found.error and "Dockerfile:2" in found.error, (line, found.error)
 
 
+def test_a_client_that_goes_away_before_its_context_has_come(door: Door) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connection = UnixConnection(door.daemon.socket)
+        connection.request("POST", f"/build?{urlencode({'remote': f'http://127.0.0.1:{port}/r.git'})}")
+        until(lambda: asking(port))
+        connection.close()
+        until(lambda: not asking(port))
+        until(lambda: os.listdir(door.daemon.root / "build") == [])
+
+
 @pytest.mark.parametrize("path", ["r.git", "r.tar"])
 def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str) -> None:
     """A server that never answers: what talks to it ends with the build."""

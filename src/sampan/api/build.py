@@ -8,10 +8,11 @@ gives contents for ``RUN --mount=type=secret``.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -48,7 +49,23 @@ async def build(engine: Engine, request: Request) -> Answer:
         body = None
     quiet, why, graph = (query.bool(name) for name in ("q", "why", "graph"))
     objects = engine.builder.build(body, options, why=why, quiet=quiet, graph=graph)
-    return await progress(objects)
+    return await _unless_gone(request, progress(objects))
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer; a client that goes away before it begins (a remote context takes its time) ends the build."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.disconnected.wait())
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ConnectionResetError("client disconnected")
+        return work.result()
+    finally:
+        gone.cancel()
+        if not work.done():
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
 
 def _options(request: Request) -> BuildOptions:

@@ -63,6 +63,8 @@ def test_seen_inside(sampand: Daemon, script: str, body: dict[str, Any], printed
 def test_cgroup_namespace_and_parent(sampand: Daemon) -> None:
     shown = run(sampand, "cat /proc/self/cgroup", **host(CgroupnsMode="host", CgroupParent="/test-parent"))[1]
     assert "/test-parent/" in shown
+    for group in Path("/sys/fs/cgroup").glob("test-parent" if V2 else "*/test-parent"):
+        group.rmdir()
     shown = run(sampand, "cat /proc/self/cgroup", **host(CgroupnsMode="private"))[1]
     assert all(
         line.endswith(":/") for line in shown.splitlines() if "unified" not in line and line[:2] != "0:"

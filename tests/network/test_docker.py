@@ -98,6 +98,20 @@ def test_several_networks_on_one_container(here: Town) -> None:
     assert busy.returncode == 1 and 'has active endpoints (name:"many"' in busy.stderr
 
 
+def test_shared_namespace(here: Town) -> None:
+    here.web("first")
+    here.run("second", "--network", "container:first")
+    address = here.address("first")
+    assert soon(lambda: here.get("second", "127.0.0.1") == "first")
+    assert here.hosts("second") == here.hosts("first")
+    here.docker("restart", "-t", "0", "first")
+    assert here.address("first") == address
+    assert soon(lambda: here.get(None, address) == "first"), "nobody else has its address"
+    assert "eth0" not in here.docker("exec", "second", "ip", "link").stdout, (
+        "the old namespace's link is gone"
+    )
+
+
 def test_published_ports_from_everywhere(here: Town) -> None:
     here.web("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", f"{HOST}:8082:80", "-p", "9000-9001:80")
     here.run("other")

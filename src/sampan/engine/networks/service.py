@@ -131,6 +131,12 @@ class Networks:
         """The address that ``host-gateway`` stands for: the default bridge's."""
         return next((item.gateway for item in (self.default.subnets if self.default else ())), "")
 
+    def shared(self, item: Sandbox) -> bool:
+        """Whether another container that runs has joined a sandbox's namespace (``--network container:…``)."""
+        modes = {f"container:{item.container}", f"container:{item.name}"}
+        known = self.containers or ()
+        return any(one.host.network_mode in modes and one.state.pid for one in known)
+
     def hosts_path(self, item: Sandbox) -> Path:
         """The file that a container has as its /etc/hosts."""
         return self.config.data_root / "containers" / item.container / "hosts"

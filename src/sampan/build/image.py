@@ -70,7 +70,8 @@ class Image:
         author: str = "",
     ) -> Image:
         """The image after one more step. ``layer``: chain id and diff id when it changed files."""
-        document = copy.deepcopy(self.document)
+        # What is not changed is shared with the image before.
+        document = {**self.document, "history": list(self.document["history"])}
         entry: dict[str, Any] = {"created": created, "created_by": created_by}
         who = author or document.get("author") or ""
         if who:
@@ -78,7 +79,8 @@ class Image:
         if layer is None:
             entry["empty_layer"] = True
         else:
-            document["rootfs"]["diff_ids"].append(layer[1])
+            rootfs = self.document["rootfs"]
+            document["rootfs"] = {**rootfs, "diff_ids": [*rootfs["diff_ids"], layer[1]]}
         document["history"].append(entry)
         document["created"] = created
         if config is not None:
@@ -87,9 +89,7 @@ class Image:
 
     def with_config(self, config: dict[str, Any]) -> Image:
         """The same image with another configuration and no new history (ONBUILD triggers taken out)."""
-        document = copy.deepcopy(self.document)
-        document["config"] = config
-        return Image(document, self.chain, self.base_reference)
+        return Image({**self.document, "config": config}, self.chain, self.base_reference)
 
 
 def scratch(platform: Platform) -> Image:
@@ -121,8 +121,8 @@ _KEPT = (
 
 def from_document(document: dict[str, Any], chain: str | None, reference: str, identity: str) -> Image:
     """The image that FROM starts with, out of a stored image's document."""
-    kept = {key: copy.deepcopy(document[key]) for key in _KEPT if document.get(key)}
-    kept.setdefault("config", {})
+    kept = {key: document[key] for key in _KEPT if document.get(key)}
+    kept["config"] = copy.deepcopy(kept.get("config") or {})
     kept["history"] = kept.get("history") or []
     kept.setdefault("rootfs", {"type": "layers", "diff_ids": []})
     kept["created"] = document.get("created") or "0001-01-01T00:00:00Z"

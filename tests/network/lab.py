@@ -318,9 +318,11 @@ def ask(box: Box | None, kind: str, host: str, port: int, text: str = "hello", s
     return done.stdout.strip()
 
 
-async def aask(box: Box | None, kind: str, host: str, port: int, text: str = "hello") -> str:
+async def aask(
+    box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = 2
+) -> str:
     """As :func:`ask`, while the loop goes on."""
-    return await asyncio.to_thread(ask, box, kind, host, port, text)
+    return await asyncio.to_thread(ask, box, kind, host, port, text, seconds)
 
 
 async def lookup(box: Box, name: str, kind: str = "A", way: str = "udp") -> str:
@@ -332,4 +334,4 @@ async def lookup(box: Box, name: str, kind: str = "A", way: str = "udp") -> str:
 
 async def ping(box: Box, address: str) -> bool:
     """Whether a UDP datagram to a closed port is refused by the other side (nobody needs a ping program)."""
-    return "ConnectionRefused" in await aask(box, "tcp", address, 9)
+    return "ConnectionRefused" in await aask(box, "tcp", address, 9, seconds=1)

@@ -291,3 +291,16 @@ def asking(port: int) -> list[str]:
             if entry.name.isdigit() and f":{port}/r.git".encode() in (entry / "cmdline").read_bytes():
                 found.append(entry.name)
     return found
+
+
+def test_a_stopped_engine_leaves_no_build(new_sampand: Any) -> None:
+    daemon: Daemon = new_sampand()
+    base = import_busybox(daemon)
+    connection = begin(daemon, {"Dockerfile": f"FROM {base}\nRUN echo > /half; sleep 60\n"})
+    until(lambda: running(daemon))
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    connection.close()
+    assert time.monotonic() - begun < 10 and not running(daemon)
+    daemon.start()
+    assert os.listdir(daemon.root / "build") == [] and os.listdir(daemon.root / "containers") == []

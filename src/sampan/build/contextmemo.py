@@ -14,7 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MAX_CONTEXTS = 64
-MAX_WEIGHT = 4 << 20
+MAX_WEIGHT = 1 << 20
 """Bytes of files and, at a hundred each, entries of listings that are kept of one context."""
 
 

@@ -137,6 +137,8 @@ class Daemon:
 
         log.info("ending")
         systemd.notify("STOPPING=1")
+        if self._engine is not None:
+            self._engine.stop_builds()
         await server.close()
 
     def _handle_signals(self) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +49,8 @@ from sampan.storage.layers import LayerStore
 from sampan.storage.removal import remove_tree
 
 Object = dict[str, Any]
+CLOSE_PATIENCE = 10.0
+"""Seconds that the end of the engine waits for the end of its builds."""
 log = logging.getLogger(__name__)
 
 
@@ -90,7 +93,7 @@ class Builder:
         self._secrets = buildfiles.secrets(config)
         self._run = run
         self._pull = pull
-        self._running: set[Build] = set()
+        self._running: dict[Build, asyncio.Task[Image]] = {}
         self._memo = ContextMemo()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -98,8 +101,17 @@ class Builder:
         """Remove what a crash left of earlier builds."""
         await asyncio.to_thread(buildfiles.sweep, self.config)
 
+    def stop(self) -> None:
+        """End the builds that run; their clients are told."""
+        for task in self._running.values():
+            task.cancel()
+
     async def close(self) -> None:
-        """Wait for the removal of finished builds' files."""
+        """End the builds that run, and wait until nothing of them is left."""
+        self.stop()
+        deadline = time.monotonic() + CLOSE_PATIENCE
+        while self._running and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def build(
@@ -235,8 +247,7 @@ class Builder:
             await self._cache_from(worker, reference)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         build = Build(job.plan, job.options, worker, job.context, job.directory, queue.put_nowait)
-        self._running.add(build)
-        task = asyncio.create_task(build.run())
+        task = self._running[build] = asyncio.create_task(build.run())
         task.add_done_callback(lambda _: queue.put_nowait(None))
         words = GraphWords(job.plan.vertices) if graph else Classic(job.plan.vertices, why=why)
         held: list[Object] = []
@@ -247,6 +258,8 @@ class Builder:
                         held.append(found)
                     else:
                         yield found
+            if task.cancelled():
+                raise errors.SystemFailure("the build was stopped: the engine is shutting down")
             try:
                 async for found in self._finish(job, build, task.result(), quiet, graph):
                     yield found
@@ -258,7 +271,7 @@ class Builder:
             task.cancel()
             with contextlib.suppress(BaseException):
                 await task
-            self._running.discard(build)
+            self._running.pop(build, None)
             self._later(self._settle)
 
     async def _cache_from(self, worker: EngineWorker, reference: str) -> None:

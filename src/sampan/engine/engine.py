@@ -108,16 +108,21 @@ class Engine:
             undo.pop_all()
         return engine
 
+    def stop_builds(self) -> None:
+        """The first thing of an end: builds need not be waited for."""
+        if "builder" in self.__dict__:
+            self.builder.stop()
+
     async def close(self) -> None:
         """End: containers run on, unless ``live_restore`` is off."""
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.gather(self._restart, return_exceptions=True)
+        if "builder" in self.__dict__:
+            await self.builder.close()
         await recovery.shut_down(
             self.containers, live_restore=self.config.live_restore, timeout=self.config.shutdown_timeout
         )
-        if "builder" in self.__dict__:
-            await self.builder.close()
         await self.execs.close()
         await self.cleaner.close()
         await self.networks.close()

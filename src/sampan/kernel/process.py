@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 
 from sampan.kernel import libc
 
@@ -36,6 +37,14 @@ _CLONE_INTO_CGROUP = 0x200000000
 # With the interpreter's lock held all the while: a PyDLL function doesn't let go of it.
 _clone3 = ctypes.PyDLL(None, use_errno=True)["syscall"]
 _clone3.restype, _clone3.argtypes = ctypes.c_long, (ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t)
+# All at hand, in plain objects: what a monitor makes and touches here it keeps (see runtime/rehearsal.py).
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+_before_fork.restype = _after_fork_child.restype = _after_fork_parent.restype = None
+# struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, its size, tls, set_tid, its size,
+# cgroup
+_clone_arguments = struct.Struct("11Q").pack
 
 
 def set_parent_death_signal(number: int) -> None:
@@ -160,13 +169,11 @@ def fork_for_parent() -> int:
 
 
 def _fork(flags: int, end_signal: int, group: int = 0) -> int:
-    # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, its size, tls, set_tid, its
-    # size, cgroup
-    arguments = (ctypes.c_uint64 * 11)(flags, 0, 0, 0, end_signal, 0, 0, 0, 0, 0, group)
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = int(_clone3(435, ctypes.addressof(arguments), ctypes.sizeof(arguments)))
+    arguments = _clone_arguments(flags, 0, 0, 0, end_signal, 0, 0, 0, 0, 0, group)
+    _before_fork()
+    pid = int(_clone3(435, arguments, len(arguments)))
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_child()
         return 0
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_parent()
     return libc.check(pid, "clone3")

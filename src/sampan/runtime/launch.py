@@ -198,6 +198,6 @@ def _start_below_init(plan: Plan, shown: Title) -> None:
     if child == 0:
         reaper.prepare_child(plan["tty"])
         return
-    process.close_between(_CHANNEL, 0xFFFFFFFF)
     shown.show(b"docker-init", b"\0".join([b"/sbin/docker-init", b"--", *map(os.fsencode, plan["args"])]))
+    process.close_between(_CHANNEL, 0xFFFFFFFF)  # with the channel, which says that it has started
     reaper.serve(child)

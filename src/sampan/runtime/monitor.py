@@ -39,7 +39,7 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
     """Be the monitor for a launch request; the process ends here.
 
     ``request`` is ``("launch", [(stdin, stdout, stderr), …], has_target, pid namespace, cgroup)``, the latter
-    two as :func:`_begin_first` takes them; ``fds`` are the control socket, the plan, with ``has_target`` the
+    two as :func:`begin_first` takes them; ``fds`` are the control socket, the plan, with ``has_target`` the
     pidfd of an exec's container, then the attach clients' sockets. ``host_mounts`` is the host's mount
     namespace.
     What is touched here stays in memory for the container's life: the first process does all it can.
@@ -54,7 +54,7 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         first = 2 + request[2]
         origin = launch.Origin(shown, fds[1], fds[2] if request[2] else -1, host_mounts)
         try:
-            child, ours, message, given = _begin_first(origin, *request[3:])
+            child, ours, message, given = begin_first(origin, *request[3:])
         except OSError as error:
             wire.send(control, ("failed", "fork", error.errno, "", ""))
             os._exit(code)
@@ -74,7 +74,7 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         os._exit(code)
 
 
-def _begin_first(
+def begin_first(
     origin: launch.Origin, pid_namespace: bool | str, group: str
 ) -> tuple[int, _socket.socket, wire.Message, list[int]]:
     """Fork the first process: its pid, the channel to it, its first message. Raises OSError.
@@ -100,7 +100,7 @@ def _begin_first(
     if child > 0:
         # Linux 6.18 kills at birth when cgroup.kill was once written in this process's group, not in that one.
         os.waitpid(child, 0)
-    return _begin_first(origin, pid_namespace, "")
+    return begin_first(origin, pid_namespace, "")
 
 
 def _fork_first(pid_namespace: bool | str, target: int, group: str) -> int:

@@ -92,7 +92,10 @@ class View:
         """Draw the end, give the cursor back."""
         self._over.set()
         self._thread.join()
-        self._draw(final=True)
+        if self.steps:
+            self._draw(final=True)
+        elif self._drawn:
+            self._write(f"\x1b[{self._drawn}A\r\x1b[J")
         self._write("\x1b[?25h")
 
     # -- what happens -----------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ def _plainly(shown: _Shown, why: bool, output: buildoutput.Output | None) -> Non
 
 def _live(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
     """The graph, drawn; an engine that sends none is shown plainly."""
+    import itertools
+
     from sampan.cli import buildview
 
     after: list[dict[str, Any]] = []
@@ -126,15 +128,18 @@ def _live(shown: _Shown, why: bool, output: buildoutput.Output | None) -> None:
     body = shown.body if shown.body is None else counted(shown.body)
     with view:
         receiver = buildoutput.Receiver(shown.stream(body, graph=True))
-        for item in receiver.progress():
+        items = receiver.progress()
+        for item in items:
             record = item.get("aux")
             if isinstance(record, dict) and str(item.get("id", "")).startswith("sampan."):
                 view.take(record)
-            else:
-                after.append(item)
+                continue
+            after.append(item)
+            if not view.steps:
+                break
     for line in view.failed_lines():
         shown.write(f"{line}\n")
-    progress.show(after, shown.descriptor, shown.note)
+    progress.show(itertools.chain(after, items), shown.descriptor, shown.note)
     if output is not None and output.files:
         receiver.write(output)
 

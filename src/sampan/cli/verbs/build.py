@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sampan.cli.flags import Options
 
 REFRESH = 512 * 1024
+_OURS = ("check", "no-cache-filter", "output", "secret", "why")
 
 
 def build(cli: CLI, options: Options, arguments: list[str]) -> int:
@@ -31,6 +32,9 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
         )
     mode = _mode(options)
     output = buildoutput.parse(options.text("output")) if options.text("output") else None
+    for flag in _OURS:
+        if flag in options.given:
+            _ask_engine(cli, f"--{flag}")
     sent = context.prepare(arguments[0], options.text("file"))
     query = _query(cli, options, sent)
     if output is not None and output.files:
@@ -48,6 +52,15 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
         with open(path, "w", encoding="ascii") as file:
             file.write(shown.identifier)
     return 0
+
+
+def _ask_engine(cli: CLI, flag: str) -> None:
+    """Refuse what another engine would not know, and build an image instead."""
+    if "sampan" not in str(cli.client.call("GET", "/version").get("Version")):
+        raise CLIError(
+            f"this engine doesn't know {flag} over the classic build endpoint",
+            hint="With Docker's engine use docker buildx build.",
+        )
 
 
 def _mode(options: Options) -> str:

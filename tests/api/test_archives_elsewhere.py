@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import Daemon
 from tests.dockerd import running_dockerd
+from tests.tars import tar_of
 
 NAMES = ["odd:1", "odd:2", "registry.test:5000/team/odd:x"]
 
@@ -55,13 +56,7 @@ def dockerfile_context() -> bytes:
         "odd.tar": odd_tree(),
         "Dockerfile": b'FROM scratch\nADD odd.tar /\nENV A=b\nRUN rm /null && echo new > /sticky/f\nCMD ["sh"]\n',
     }
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    return tar_of(files)
 
 
 @pytest.fixture(scope="module")

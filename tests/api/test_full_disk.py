@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Daemon, import_busybox
+from tests.tars import tar_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 SIZE = 16 << 20
@@ -46,13 +45,7 @@ def new_files(root: Path, before: set[str]) -> list[str]:
 
 
 def big_tar(**extra: bytes) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, data in {**extra, "big": os.urandom(SIZE)}.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
+    return tar_of({**extra, "big": os.urandom(SIZE)})
 
 
 def saved_image(new_sampand: Any) -> bytes:

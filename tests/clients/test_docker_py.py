@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.tars import tar_of
+
 docker = pytest.importorskip("docker", reason="docker-py is not installed")
 errors = docker.errors
 types = docker.types
@@ -32,16 +34,6 @@ def box(client: Any) -> Iterator[Any]:
     container = client.containers.run("busybox", "sleep 1000", detach=True, init=True)
     yield container
     container.remove(force=True)
-
-
-def tar_of(**files: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 # --- the daemon -------------------------------------------------------------------------------------------
@@ -404,7 +396,7 @@ def test_low_level_exec(client: Any, box: Any) -> None:
 
 
 def test_archives(box: Any) -> None:
-    assert box.put_archive("/tmp", tar_of(one=b"1", two=b"22")) is True
+    assert box.put_archive("/tmp", tar_of({"one": b"1", "two": b"22"})) is True
     stream, stat = box.get_archive("/tmp/two")
     assert stat["name"] == "two" and stat["size"] == 2 and stat["linkTarget"] == ""
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
@@ -414,7 +406,7 @@ def test_archives(box: Any) -> None:
     with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
         assert {"tmp", "tmp/one", "tmp/two"} <= set(archive.getnames())
     with pytest.raises(errors.NotFound):
-        box.put_archive("/nosuch", tar_of(a=b""))
+        box.put_archive("/nosuch", tar_of({"a": b""}))
 
 
 def test_export_commit_import(client: Any, box: Any, unique: str) -> None:
@@ -450,7 +442,7 @@ def test_images(client: Any, unique: str) -> None:
     with pytest.raises(errors.ImageNotFound):
         client.images.get(f"{unique}:x")
     with pytest.raises(errors.ImageLoadError):
-        client.images.load(tar_of(manifest=b"not one"))
+        client.images.load(tar_of({"manifest": b"not one"}))
     with pytest.raises(errors.APIError):
         client.images.get_registry_data("localhost:1/nosuch")
     with pytest.raises(errors.APIError):

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,13 @@ from sampan import errors
 from sampan.images import archive, transfer
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
+from tests.tars import tar_of
 
 NewStore = Callable[[str], ImageStore]
 
 
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def tar_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as members:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            members.addfile(info, io.BytesIO(data))
-        for name, target in (links or {}).items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            members.addfile(info)
-    return out.getvalue()
 
 
 def config_of(*layers: bytes, **more: Any) -> bytes:

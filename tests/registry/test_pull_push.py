@@ -7,7 +7,6 @@ import io
 import json
 import os
 import socket
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,17 +23,14 @@ from sampan.registry.push import push
 from sampan.registry.transport import Transport
 from sampan.storage.gates import Gates
 from tests.registry.conftest import free_port
+from tests.tars import tar_of
 
 NewStore = Callable[[str], ImageStore]
 
 
 def make_image(store: ImageStore, name: Reference, size: int = 300_000) -> Image:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as members:
-        info = tarfile.TarInfo("f")
-        info.size = size
-        members.addfile(info, io.BytesIO(os.urandom(size)))
-    return transfer.import_tar(store, io.BytesIO(out.getvalue()).read, transfer.ImportOptions(name=name))
+    archive = tar_of({"f": os.urandom(size)})
+    return transfer.import_tar(store, io.BytesIO(archive).read, transfer.ImportOptions(name=name))
 
 
 def test_what_is_pushed_is_what_is_pulled(new_store: NewStore, registry: str) -> None:

@@ -325,6 +325,40 @@ def test_a_container_whose_monitor_was_killed_is_ended(world: World) -> None:
     until(lambda: not [text for text in world._processes() if "sleep 1000" in text], "its process to end")
 
 
+def test_a_monitor_that_is_stopped_keeps_no_engine_from_starting(world: World) -> None:
+    """Its container goes on and is shown with what the record says; it is taken over when it answers."""
+    talk = ["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done"]
+    for name in ("late", "killed", "lost"):
+        run(world, name, talk)
+    before = {name: state(world, name) for name in ("late", "killed", "lost")}
+    for name in before:
+        until(lambda name=name: "up" in world.must("GET", f"/containers/{name}/logs?stdout=1"), name)  # type: ignore[misc]
+    pids = monitors(world)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        world.kill()
+        assert world.start() < 15
+        shown = {name: state(world, name) for name in before}
+        assert shown == before
+        assert "up" in world.must("GET", "/containers/late/logs?stdout=1")
+        made = world.must("POST", "/containers/late/exec", {"Cmd": ["touch", "/here"]})
+        world.must("POST", f"/exec/{made['Id']}/start", {"Detach": True})
+        os.kill(before["killed"]["Pid"], signal.SIGKILL)
+        os.kill(pids["lost"], signal.SIGKILL)
+        is_now(world, "lost", "exited")
+    finally:
+        for name in ("late", "killed"):
+            os.kill(pids[name], signal.SIGCONT)
+    is_now(world, "killed", "exited")
+    assert state(world, "killed")["ExitCode"] == 137
+    world.must("POST", "/containers/late/stop")
+    ended = state(world, "late")
+    assert (ended["Status"], ended["ExitCode"]) == ("exited", 5)
+    world.must("POST", "/containers/killed/start")
+    assert state(world, "killed")["Running"]
+
+
 # --- execs ------------------------------------------------------------------------------------------------
 
 

@@ -77,9 +77,9 @@ class Execs:
         if not config.cmd:
             raise errors.InvalidParameter("No exec command specified")
         self._check_state(container, reference)
-        keys = attach.parse_keys(config.detach_keys or attach.DEFAULT_KEYS) if config.tty else b""
+        keys = attach.parse_keys(config.detach_keys or attach.DEFAULT_KEYS)
         self._forget_old()
-        exec_ = Exec(new_id(), container.id, config, keys)
+        exec_ = Exec(new_id(), container.id, config, keys if config.tty else b"")
         execplan.check(self._containers, container, config)
         self._execs[exec_.id] = exec_
         self._containers.publish(container, f"exec_create: {exec_.command_line()}", execID=exec_.id)

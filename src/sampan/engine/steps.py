@@ -6,6 +6,7 @@ Nothing is recorded: a step that a crash of the engine interrupts is killed and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -26,6 +27,7 @@ from sampan.engine.networks import SandboxRequest
 from sampan.kernel import mounts
 from sampan.runtime.config import ContainerConfig, HostConfig
 
+_ABORT_PATIENCE = 3.0  # seconds
 _log = logging.getLogger(__name__)
 _MARK = "step"
 """A file in a step's run directory; its text says which control groups are the step's."""
@@ -109,9 +111,10 @@ async def sweep(containers: Containers) -> None:
     """
     root = containers.config.exec_root / "containers"
     for mark in root.glob(f"*/{_MARK}"):
-        process = await containers.supervisor.adopt(mark.parent)
+        process = containers.supervisor.connect(mark.parent)
         if process is not None:
-            await process.abort()
+            with contextlib.suppress(TimeoutError):  # a monitor that is stopped
+                await asyncio.wait_for(process.abort(), _ABORT_PATIENCE)
         try:
             await asyncio.to_thread(launchspec.destroy_cgroup, mark.read_text())
         except OSError as problem:

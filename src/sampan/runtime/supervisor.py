@@ -51,6 +51,7 @@ from sampan.runtime import handover, wire, zygote
 from sampan.runtime.failures import start_failure
 
 _LAST_WORDS = 0.5  # seconds that a dying process has to say why
+_SYNC_PATIENCE = 2.0  # seconds for a monitor to write what it has
 _ZYGOTE_TRIES = 3
 _NAMESPACES = (
     ("user", namespaces.CLONE_NEWUSER),
@@ -130,6 +131,19 @@ class Process:
 
     # --- what callers do ---------------------------------------------------------------------------------
 
+    async def answers(self) -> bool:
+        """Return when the monitor has told about the process; False when there is none any more."""
+        try:
+            await asyncio.shield(self._created)
+        except (MonitorLost, StartFailure):
+            return False
+        return True
+
+    def suppose(self, pid: int) -> None:
+        """Take ``pid`` for the process while the monitor is silent. OSError when there is no such process."""
+        self._pidfd = os.pidfd_open(pid)
+        self.pid = pid
+
     async def proceed(self) -> None:
         """Let the waiting process execute its program; returns when it has. Raises StartFailure."""
         if not self._started.done():
@@ -198,7 +212,7 @@ class Process:
             end.sock.close()
 
     async def sync_log(self) -> None:
-        """Returns when all output that the monitor has read is in the log file."""
+        """Returns when all output that the monitor has read is in the log file, or the monitor is silent."""
         if self._exit.done():
             return
         token = len(self._syncs)
@@ -207,7 +221,7 @@ class Process:
         self._syncs[token] = self._loop.create_future()
         try:
             self._tell(("sync", token))
-            await self._syncs[token]
+            await asyncio.wait([self._syncs[token]], timeout=_SYNC_PATIENCE)
         finally:
             self._syncs.pop(token, None)
 
@@ -353,8 +367,11 @@ class Supervisor:
         await process.proceed()
         return process
 
-    async def adopt(self, run_dir: Path) -> Process | None:
-        """The process of the monitor that serves ``run_dir``, None when there is none any more."""
+    def connect(self, run_dir: Path) -> Process | None:
+        """The process of the monitor that serves ``run_dir``, None when there is none any more.
+
+        Nothing is known of it before :meth:`Process.answers` returns.
+        """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -365,12 +382,12 @@ class Supervisor:
         except OSError:
             sock.close()
             return None
-        process = self._keep(Process("container", sock))
-        try:
-            await asyncio.shield(process._created)
-        except (MonitorLost, StartFailure):
-            return None
-        return process
+        return self._keep(Process("container", sock))
+
+    async def adopt(self, run_dir: Path) -> Process | None:
+        """As :meth:`connect`, and the monitor has told about the process."""
+        process = self.connect(run_dir)
+        return process if process is not None and await process.answers() else None
 
     @property
     def zygote_pid(self) -> int:

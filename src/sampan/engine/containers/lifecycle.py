@@ -249,7 +249,8 @@ async def destroy_and_wait(container: Container, live: Live) -> None:
     except TimeoutError:
         raise errors.SystemFailure(
             f"tried to kill container, but did not receive an exit event: {container.id}",
-            hint="A process in uninterruptible sleep can't be killed; see /proc/<pid>/stack.",
+            hint="A process in uninterruptible sleep can't be killed (see /proc/<pid>/stack); "
+            "a monitor that is stopped tells nothing (kill -CONT).",
         ) from None
 
 

@@ -20,8 +20,9 @@ from sampan.engine.containers import (
     lifecycle,
     remove,
     restart,
+    takeover,
 )
-from sampan.engine.containers.context import Containers
+from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.record import Container
 from sampan.runtime.supervisor import Exit, Process
 
@@ -38,15 +39,19 @@ async def recover(containers: Containers) -> None:
     create.undo_unfinished(containers)
     lost = _LOST_WITH_THE_MACHINE if _machine_restarted(containers.config.data_root) else _LOST
     _hold_volumes(containers)
+    found = await takeover.find(containers)
     running: dict[str, int] = {}
+    for item in found.silent:
+        if await _await_late(containers, item, lost):
+            running[item.container.id] = item.process.pid
+    silent = {item.container.id for item in found.silent}
     ended: list[tuple[Container, Exit]] = []
     for container in containers:
-        process = await _find(containers, container)
+        process = found.processes.get(container.id)
         if process is not None:
             _adopt(containers, container, process)
             running[container.id] = process.pid
-            continue
-        if container.running or container.state.starting:
+        elif container.id not in silent and (container.running or container.state.starting):
             ended.append((container, _exit_of(containers, container, lost)))
     await containers.networks.restore(running)
     _restore_mounts(containers)
@@ -63,20 +68,6 @@ def _machine_restarted(data_root: Path) -> bool:
     if before != now or not note.exists():
         note.write_text(now)
     return before != now
-
-
-async def _find(containers: Containers, container: Container) -> Process | None:
-    """The container's process, when it has one whose program was executed."""
-    process = await containers.supervisor.adopt(containers.run_dir(container.id))
-    if process is None or process.started_ns:
-        return process
-    if process.going:
-        with contextlib.suppress(errors.SampanError):
-            await process.proceed()
-            return process
-    # The start was under way: its init waits for a go that never comes.
-    await process.abort()
-    return None
 
 
 def _hold_volumes(containers: Containers) -> None:
@@ -114,6 +105,41 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
     health.start(containers, container, live)
 
 
+async def _await_late(containers: Containers, item: takeover.Silent, lost: int) -> bool:
+    """Take the container over when its monitor answers; whether it runs until then, as far as is known.
+
+    Where the record says that it doesn't, a start was under way: whoever wants to start it waits.
+    """
+    live = containers.live(item.container)
+    if item.container.running:
+        live.process = item.process
+        launching.reopen(containers, item.container, live)
+    else:
+        await live.lock.acquire()
+    containers.background(_take_over_late(containers, item, live, lost))
+    return item.container.running and item.process.pid > 0
+
+
+async def _take_over_late(containers: Containers, item: takeover.Silent, live: Live, lost: int) -> None:
+    container = item.container
+    locked = not container.running
+    try:
+        process = await item.answer
+        if not locked:
+            await live.lock.acquire()
+            locked = True
+        if container.id not in containers.registry:
+            return
+        if process is not None:
+            _adopt(containers, container, process)
+        else:
+            live.process = None
+            await _end(containers, container, live, _exit_of(containers, container, lost))
+    finally:
+        if locked:
+            live.lock.release()
+
+
 def _exit_of(containers: Containers, container: Container, lost: int) -> Exit:
     """What the monitor recorded; without a record it was killed, or the machine went down: ``lost``."""
     found = _recorded(containers, container)
@@ -135,17 +161,21 @@ async def _record_end(containers: Containers, container: Container, exit_: Exit)
     """It ended while no engine ran."""
     live = containers.live(container)
     async with live.lock:
-        launching.reopen(containers, container, live)
-        if not container.running:
-            # The start had begun; whether the program ever ran only the exit record tells.
-            container.state.starting = False
-            if _recorded(containers, container) is None:
-                await launching.release(containers, container, live)
-                containers.registry.save(container)
-                return
-            container.state.started_ns = container.state.started_ns or exit_.finished_ns
-            container.state.status = "running"
-        await lifecycle.ended(containers, container, live, exit_)
+        await _end(containers, container, live, exit_)
+
+
+async def _end(containers: Containers, container: Container, live: Live, exit_: Exit) -> None:
+    launching.reopen(containers, container, live)
+    if not container.running:
+        # The start had begun; whether the program ever ran only the exit record tells.
+        container.state.starting = False
+        if _recorded(containers, container) is None:
+            await launching.release(containers, container, live)
+            containers.registry.save(container)
+            return
+        container.state.started_ns = container.state.started_ns or exit_.finished_ns
+        container.state.status = "running"
+    await lifecycle.ended(containers, container, live, exit_)
 
 
 def _sweep(containers: Containers) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sampan.runtime.oci.cgroup import clean_path, hierarchies
+from sampan.runtime.cgroups.files import hierarchies
+from sampan.runtime.cgroups.limits import cpu_weight, v1, v2
+from sampan.runtime.oci.cgroup import clean_path
 from sampan.runtime.oci.document import Node
-from sampan.runtime.oci.resources import Resources, cpu_weight, v1, v2
+from sampan.runtime.oci.resources import Resources
 from tests.runtime.bundles import Bundle, needs_root
 
 pytestmark = needs_root
@@ -170,14 +172,15 @@ def test_v2_values() -> None:
             }
         )
     )
-    assert {(name, value) for _, name, value in v2(wanted)} == {
+    assert {file for setting in v2(wanted.limits) for file in setting.files} == {
         ("memory.max", "1000"),
         ("memory.swap.max", "500"),
         ("memory.low", "max"),
         ("cpu.weight", "39"),
         ("cpu.max", "max 50000"),
         ("cpu.max.burst", "10"),
-        ("io.bfq.weight|io.weight", "500|4950"),
+        ("io.bfq.weight", "500"),
+        ("io.weight", "4950"),
         ("io.max", "8:0 rbps=600"),
         ("hugetlb.2MB.max", "7"),
         ("rdma.max", "mlx5_1 hca_handle=3"),
@@ -198,12 +201,26 @@ def test_v2_values() -> None:
 )
 def test_what_v2_cannot_do_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(Exception, match=r"^linux\.resources\."):
-        v2(Resources(Node(fields)))
+        Resources(Node(fields)).check(v2=True)
 
 
 def test_v1_order_of_memory_and_swap() -> None:
-    grown = Resources(Node({"memory": {"limit": 5, "swap": -1}}))
-    assert [name for _, name, _ in v1(grown)] == ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"]
+    wanted = Resources(Node({"memory": {"limit": 5, "swap": 7}})).limits
+    names = [setting.files[0][0] for setting in v1(wanted)]
+    assert names == ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+    assert [setting.files[0][0] for setting in v1(wanted, sum_first=True)] == names[::-1]
+
+
+def test_memory_and_swap_grow_and_shrink(bundle: Bundle) -> None:
+    bundle.linux["resources"]["memory"] = {"limit": 32 << 20, "swap": 32 << 20}
+    bundle.process["args"] = ["sleep", "100"]
+    bundle.started()
+    path = f"/{bundle.id}"
+    for megabytes in (96, 48, -1):
+        size = str(megabytes << 20) if megabytes > 0 else "-1"
+        bundle.call("update", "--memory", size, "--memory-swap", size, bundle.id)
+        found = _value("memory", path, "memory.limit_in_bytes", "memory.max")
+        assert found == size if megabytes > 0 else found == "max" or int(found) > 1 << 60
 
 
 def test_paths_stay_below() -> None:

@@ -221,7 +221,7 @@ class World:
             yield from (path for path in root.iterdir() if path.is_dir())
 
     def _cgroup_roots(self) -> list[Path]:
-        return [root for one in set(hierarchies().values()) if (root := one / self.cgroup).is_dir()]
+        return [root for one in set(hierarchies().values()) if (root := Path(one, self.cgroup)).is_dir()]
 
     def _forwarded(self) -> list[str]:
         """Elements of the sets and maps that lead to containers."""

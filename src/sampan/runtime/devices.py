@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sampan.errors import InvalidParameter, SystemFailure
+from sampan.kernel.bpf import DeviceRule
+from sampan.runtime.cgroups import devicerules
 
 # Directories of a host's /dev that are file systems of their own, never given to containers.
 _SKIPPED = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
@@ -57,29 +59,13 @@ SYMLINKS = (
 )
 
 
-def rule(allow: bool, kind: str, major: int | None, minor: int | None, access: str) -> dict[str, Any]:
-    """One OCI device rule; ``None`` is any number."""
-    entry: dict[str, Any] = {"allow": allow, "type": kind, "access": access}
-    if major is not None:
-        entry["major"] = major
-    if minor is not None:
-        entry["minor"] = minor
-    return entry
-
-
-def default_rules() -> list[dict[str, Any]]:
+def default_rules() -> list[DeviceRule]:
     """Deny everything but making nodes, the standard devices, terminals and their multiplexer."""
-    allowed = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)]
-    return [
-        {"allow": False, "access": "rwm"},
-        rule(True, "c", None, None, "m"),
-        rule(True, "b", None, None, "m"),
-        *(rule(True, "c", major, minor, "rwm") for major, minor in allowed),
-    ]
+    return [devicerules.NOTHING, *devicerules.STANDARD, DeviceRule(True, "c", 5, 1)]
 
 
-def parse_rule(text: str) -> dict[str, Any]:
-    """Turn ``c 13:* rwm`` (``--device-cgroup-rule``) into an OCI rule.
+def parse_rule(text: str) -> DeviceRule:
+    """Turn ``c 13:* rwm`` (``--device-cgroup-rule``) into a rule.
 
     Raises InvalidParameter: ``invalid device cgroup rule format: '…'``.
     """
@@ -88,7 +74,7 @@ def parse_rule(text: str) -> dict[str, Any]:
         numbers = parts[1].split(":")
         if len(numbers) == 2 and all(number == "*" or number.isdecimal() for number in numbers):
             major, minor = (None if number == "*" else int(number) for number in numbers)
-            return rule(True, parts[0], major, minor, parts[2])
+            return DeviceRule(True, parts[0], major, minor, parts[2])
     raise InvalidParameter(
         f"invalid device cgroup rule format: '{text}'",
         hint="It has the form 'c 13:* rwm': type, major:minor (or *), access.",

@@ -18,7 +18,9 @@ from sampan.engine.containers.cgroups import Cgroup
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.kernel import namespaces
+from sampan.kernel.bpf import DeviceRule
 from sampan.runtime import capabilities, devices, seccomp
+from sampan.runtime.cgroups.devicerules import EVERYTHING
 from sampan.runtime.config import RLIMITS, ContainerConfig, HostConfig
 
 Plan = dict[str, Any]
@@ -38,31 +40,29 @@ def make_cgroup(containers: Containers, container: Container) -> Cgroup:
     """Make the groups with the container's limits and device rules. SystemFailure."""
     group = Cgroup.create(cgroup_parent(containers, container), container.id, container.host)
     try:
-        group.deny_devices(device_rules(container.host))
+        group.restrict_devices(device_rules(container.host))
     except OSError as problem:
         group.destroy()
         raise errors.SystemFailure(f"device cgroup rules: {problem}") from problem
     return group
 
 
-def device_rules(host: HostConfig) -> list[tuple[str, str]]:
-    """The device rules as v1 wants them."""
+def device_rules(host: HostConfig) -> list[DeviceRule]:
+    """What the container may do with devices; the last rule that matches decides."""
     if host.privileged:
-        return [("allow", "a")]
-    rules = [*devices.default_rules(), *(devices.parse_rule(text) for text in host.device_cgroup_rules or ())]
+        return [EVERYTHING]
+    rules = [*devices.default_rules(), *map(_asked_rule, host.device_cgroup_rules or ())]
     for mapping in host.devices or ():
         access = mapping.cgroup_permissions or "rwm"
         for device in devices.expand(mapping.path_on_host, mapping.path_in_container or mapping.path_on_host):
-            rules.append(devices.rule(True, device.kind, device.major, device.minor, access))
-    return [_rule_text(rule) for rule in rules]
+            rules.append(DeviceRule(True, device.kind, device.major, device.minor, access))
+    return rules
 
 
-def _rule_text(rule: dict[str, Any]) -> tuple[str, str]:
-    action = "allow" if rule["allow"] else "deny"
-    kind = rule.get("type", "a")
-    if kind == "a" and "major" not in rule:
-        return action, "a"
-    return action, f"{kind} {rule.get('major', '*')}:{rule.get('minor', '*')} {rule['access']}"
+def _asked_rule(text: str) -> DeviceRule:
+    """``--device-cgroup-rule``; one about all devices is about every access too, as v1's kernel has it."""
+    rule = devices.parse_rule(text)
+    return EVERYTHING if rule.kind == "a" and rule.major is None else rule
 
 
 def cgroup_token(containers: Containers, container: Container) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from sampan.engine.containers import cgroups
+from sampan.runtime.cgroups import files
 from sampan.runtime.config import Resources
 
 _MISSING = "or the cgroup is not mounted."
@@ -22,7 +22,7 @@ def control_files() -> frozenset[str]:
     """
     probe = cgroups.Cgroup.create("", f"sampan-probe-{os.getpid()}", Resources())
     try:
-        return frozenset(name for path in set(probe.directories.values()) for name in os.listdir(path))
+        return frozenset(name for path in probe.unique() for name in os.listdir(path))
     finally:
         probe.destroy()
 
@@ -207,5 +207,4 @@ def _without_effect(resources: Resources) -> list[str]:
 
 
 def _scheduler(path: str) -> str:
-    queue = Path(f"/sys/dev/block/{cgroups.numbers(path)}/queue/scheduler")
-    return cgroups.read(queue)
+    return files.read(f"/sys/dev/block/{cgroups.numbers(path)}/queue/scheduler")

@@ -8,8 +8,9 @@ import time
 
 from sampan import jsontext
 from sampan.errors import Conflict, InvalidParameter
+from sampan.runtime.cgroups import figures
+from sampan.runtime.cgroups.files import read, table
 from sampan.runtime.oci import store
-from sampan.runtime.oci.cgroup import Group, read, table
 from sampan.runtime.oci.running import one_id
 from sampan.runtime.oci.showing import say
 
@@ -17,12 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sampan.runtime.oci.cgroup import Group
     from sampan.runtime.oci.context import Context
 
 _DEFAULT_INTERVAL = 5.0
 _LOOK = 0.5  # seconds between looks at the counter of kills
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NANOSECONDS = 1000
 
 
 def events(context: Context, options: dict[str, Any], rest: list[str]) -> int:
@@ -78,88 +79,41 @@ def _follow(container: store.Container, interval: float) -> None:
 
 def oom_kills(group: Group) -> int:
     """How many processes the memory limit has killed."""
-    if group.v2:
-        return table(read(f"{group.directories['unified']}/memory.events")).get("oom_kill", 0)
-    directory = group.directories.get("memory")
-    return table(read(f"{directory}/memory.oom_control")).get("oom_kill", 0) if directory else 0
+    counter = figures.oom_counter(group.directories)
+    return table(read(counter[0])).get(counter[1], 0) if counter else 0
 
 
 def stats(group: Group) -> dict[str, Any]:
-    """``cpu``, ``memory``, ``pids``, ``blkio`` as runc prints them; times in nanoseconds, sizes in bytes."""
-    return _v2(group.directories["unified"]) if group.v2 else _v1(group.directories)
-
-
-def _number(path: str) -> int:
-    text = read(path, "0").strip()
-    return int(text) if text.isdecimal() else 0
-
-
-def _v2(directory: str) -> dict[str, Any]:
-    cpu, memory = table(read(f"{directory}/cpu.stat")), table(read(f"{directory}/memory.stat"))
+    """``cpu``, ``memory`` and ``pids`` as runc prints them; times in nanoseconds, sizes in bytes."""
+    raw = figures.memory_parts(group.directories)
+    current, limit = figures.pids(group.directories)
     return {
-        "cpu": {
-            "usage": {
-                "total": cpu.get("usage_usec", 0) * _NANOSECONDS,
-                "kernel": cpu.get("system_usec", 0) * _NANOSECONDS,
-                "user": cpu.get("user_usec", 0) * _NANOSECONDS,
-            },
-            "throttling": {
-                "periods": cpu.get("nr_periods", 0),
-                "throttledPeriods": cpu.get("nr_throttled", 0),
-                "throttledTime": cpu.get("throttled_usec", 0) * _NANOSECONDS,
-            },
-        },
+        "cpu": _cpu(group),
         "memory": {
-            "cache": memory.get("file", 0),
-            "usage": {
-                "limit": _number(f"{directory}/memory.max"),
-                "usage": _number(f"{directory}/memory.current"),
-            },
-            "swap": {
-                "limit": _number(f"{directory}/memory.swap.max"),
-                "usage": _number(f"{directory}/memory.swap.current"),
-            },
-            "raw": memory,
-        },
-        "pids": {"current": _number(f"{directory}/pids.current"), "limit": _number(f"{directory}/pids.max")},
-    }
-
-
-def _v1(groups: dict[str, str]) -> dict[str, Any]:
-    usage, cpu, memory = (groups.get(kind, "") for kind in ("cpuacct", "cpu", "memory"))
-    throttled, raw = table(read(f"{cpu}/cpu.stat")), table(read(f"{memory}/memory.stat"))
-    per_cpu = [int(value) for value in read(f"{usage}/cpuacct.usage_percpu").split()]
-    split = table(read(f"{usage}/cpuacct.stat"))
-    tick = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    pids = groups.get("pids", "")
-    return {
-        "cpu": {
-            "usage": {
-                "total": _number(f"{usage}/cpuacct.usage"),
-                "percpu": per_cpu,
-                "kernel": split.get("system", 0) * tick,
-                "user": split.get("user", 0) * tick,
-            },
-            "throttling": {
-                "periods": throttled.get("nr_periods", 0),
-                "throttledPeriods": throttled.get("nr_throttled", 0),
-                "throttledTime": throttled.get("throttled_time", 0),
-            },
-        },
-        "memory": {
-            "cache": raw.get("cache", 0),
-            "usage": _memory(memory, "memory"),
-            "swap": _memory(memory, "memory.memsw"),
+            "cache": raw.get("file" if group.v2 else "cache", 0),
+            "usage": _memory(figures.memory(group.directories), peaks=not group.v2),
+            "swap": _memory(figures.swap(group.directories), peaks=not group.v2),
             "raw": raw,
         },
-        "pids": {"current": _number(f"{pids}/pids.current"), "limit": _number(f"{pids}/pids.max")},
+        "pids": {"current": current, "limit": limit or 0},
     }
 
 
-def _memory(directory: str, prefix: str) -> dict[str, int]:
+def _cpu(group: Group) -> dict[str, Any]:
+    cpu = figures.Cpu(group.directories)
+    usage: dict[str, Any] = {"total": cpu.total, "kernel": cpu.kernel, "user": cpu.user}
+    if not group.v2:
+        usage["percpu"] = cpu.per_cpu
     return {
-        "limit": _number(f"{directory}/{prefix}.limit_in_bytes"),
-        "usage": _number(f"{directory}/{prefix}.usage_in_bytes"),
-        "max": _number(f"{directory}/{prefix}.max_usage_in_bytes"),
-        "failcnt": _number(f"{directory}/{prefix}.failcnt"),
+        "usage": usage,
+        "throttling": {
+            "periods": cpu.periods,
+            "throttledPeriods": cpu.throttled,
+            "throttledTime": cpu.throttled_time,
+        },
     }
+
+
+def _memory(memory: figures.Memory, *, peaks: bool) -> dict[str, int]:
+    found = {"limit": memory.limit or 0, "usage": memory.usage}
+    return found | {"max": memory.peak, "failcnt": memory.failures} if peaks else found

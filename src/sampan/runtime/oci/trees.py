@@ -10,7 +10,7 @@ import os
 import stat
 
 from sampan.kernel import mounts, namespaces, process
-from sampan.runtime.oci import cgroup
+from sampan.runtime.cgroups import files
 from sampan.runtime.oci.idmaps import write_maps
 
 TYPE_CHECKING = False
@@ -134,7 +134,7 @@ def _user_namespace(maps: tuple[str, str]) -> int:
 
 def _cgroups(plan: Plan, found: Trees) -> tuple[int, list[tuple[str, int]]]:
     """v1: the container's own group of each hierarchy. v2: the whole tree, where the namespace is the host's."""
-    points = cgroup.hierarchies()
+    points = files.hierarchies()
     if "unified" in points:
         if plan["unshare"] & namespaces.CLONE_NEWCGROUP:
             return -1, []

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from sampan.errors import Conflict, InvalidParameter, Unsupported
+from sampan.runtime.cgroups import figures
 from sampan.runtime.oci import store
 from sampan.runtime.oci.bundle import parse
-from sampan.runtime.oci.cgroup import Group, read
+from sampan.runtime.oci.cgroup import Group
 from sampan.runtime.oci.document import Node
 from sampan.runtime.oci.resources import Resources
 from sampan.runtime.oci.running import one_id
@@ -51,7 +52,6 @@ def update(context: Context, options: dict[str, Any], rest: list[str]) -> int:
     if not group.directories:
         raise Conflict("the container has no cgroup (it was made without the rights to)")
     _check_usage(group, wanted)
-    _order_swap(group, wanted)
     group.limit(wanted)
     group.limit_pids(wanted)
     return 0
@@ -73,19 +73,9 @@ def _resources(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_usage(group: Group, wanted: Resources) -> None:
-    if not (wanted.check_before_update and wanted.memory and wanted.memory > 0 and group.v2):
+    limit = wanted.limits.memory or 0
+    if not (wanted.check_before_update and limit > 0 and group.v2):
         return
-    usage = int(read(f"{group.directories['unified']}/memory.current", "0"))
-    if usage > wanted.memory:
-        raise Conflict(f"resources.memory.limit: {wanted.memory} is below the present usage of {usage} bytes")
-
-
-def _order_swap(group: Group, wanted: Resources) -> None:
-    """v1: memory alone may never exceed memory and swap together, so when both grow the sum goes first."""
-    directory = group.directories.get("memory")
-    if directory is None or not wanted.memory or not wanted.swap or wanted.swap < 0:
-        return
-    present = int(read(f"{directory}/memory.memsw.limit_in_bytes", "0") or 0)
-    if wanted.memory > present:
-        first = Resources(Node({"memory": {"swap": wanted.swap}}))
-        group.limit(first)
+    usage = figures.memory(group.directories).usage
+    if usage > limit:
+        raise Conflict(f"resources.memory.limit: {limit} is below the present usage of {usage} bytes")

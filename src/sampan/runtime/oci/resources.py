@@ -1,18 +1,23 @@
-"""``linux.resources`` (config-linux.md, Control groups) as limits and device rules."""
+"""``linux.resources`` (config-linux.md, Control groups) as limits and device rules.
+
+Every command loads this module, few read resources: what they take is imported where it is needed.
+"""
 
 from __future__ import annotations
 
 from sampan.errors import InvalidParameter, Unsupported
-from sampan.kernel.bpf import DeviceRule
-from sampan.runtime.cgroups.limits import Limits, v1
 from sampan.runtime.oci.document import INT64, UINT64, Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sampan.kernel.bpf import DeviceRule
+
 
 def _rule(node: Node) -> DeviceRule:
+    from sampan.kernel.bpf import DeviceRule
+
     node.required("allow")
     access = node.text("access") or "rwm"
     if not set(access) <= set("rwm"):
@@ -30,6 +35,8 @@ class Resources:
     """What a container may use: ``limits``, its ``pids`` apart (None: as they are), and ``devices``."""
 
     def __init__(self, node: Node) -> None:
+        from sampan.runtime.cgroups.limits import Limits
+
         self.devices = node.objects("devices", _rule)
         memory = node.node("memory")
         self.check_before_update = memory.flag("checkBeforeUpdate")
@@ -83,6 +90,8 @@ class Resources:
 
     def limited(self) -> bool:
         """Whether anything but devices is asked for."""
+        from sampan.runtime.cgroups.limits import v1
+
         return bool(self.limits.unified) or bool(v1(self.limits)) or self.pids is not None
 
     def check(self, *, v2: bool) -> None:

@@ -53,7 +53,7 @@ class Engine:
         self.registry = Registry(self.db)
         self.networks = Networks(config, self.db, self.events)
         self.networks.containers = self.registry
-        self.cleaner = Cleaner(self.db, {"cgroup": launchspec.destroy_cgroup, "volumes": self._sweep_volumes})
+        self.cleaner = Cleaner(self.db, {"cgroup": launchspec.destroy_cgroup, "volume": self._sweep_volumes})
         self.containers = Containers(
             config,
             self.db,
@@ -151,11 +151,11 @@ class Engine:
         )
         return await steps.run_step(self.containers, step, output)
 
+    def _sweep_volumes(self, _name: str) -> None:
+        self.volumes.sweep()
+
     def _containers_need(self) -> Reachable:
         return Reachable(self.containers.using_layers(), set())
-
-    def _sweep_volumes(self, _argument: str) -> None:
-        self.volumes.sweep()
 
 
 def _step_mount(mount: BuildMount) -> list[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sampan.storage.db import Database
 
 ANONYMOUS = "com.docker.volume.anonymous"
+_REMOVING = ".removing-"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _ALLOWED = "[a-zA-Z0-9][a-zA-Z0-9_.-]"
 _NEEDS = {"device": ("type",), "type": ("device",), "o": ("device", "type")}
@@ -80,7 +82,23 @@ class Volumes:
         self._mounted: dict[str, set[str]] = {}
         root.mkdir(mode=0o701, parents=True, exist_ok=True)
         db.migrate("volumes", _SCHEMA)
+        self._settle()
         self._load()
+
+    def _settle(self) -> None:
+        """What a crash cut short: a removal is finished, a directory that no row came for goes if it is empty."""
+        with self._db.transaction() as tx:
+            names = {name for (name,) in tx.execute("SELECT name FROM volumes")}
+            removing = {leftover.name.split("-")[1] for leftover in self._root.glob(f"{_REMOVING}*")}
+            for name in names:
+                if _mark(name) in removing and not (self._root / name).exists():
+                    tx.execute("DELETE FROM volumes WHERE name = ?", (name,))
+        for directory in self._root.iterdir():
+            if directory.name not in names and directory.is_dir():
+                with contextlib.suppress(OSError):
+                    (directory / "_data").rmdir()
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
 
     def _load(self) -> None:
         with self._db.transaction() as tx:
@@ -191,7 +209,8 @@ class Volumes:
 
     def _take_out(self, volume: Volume) -> Path:
         self._unmount(volume)
-        doomed = self._root / f".removing-{secrets.token_hex(8)}"
+        # From here on it is removed: should we die before the row is gone, the mark tells whose it was.
+        doomed = self._root / f"{_REMOVING}{_mark(volume.name)}-{secrets.token_hex(8)}"
         with contextlib.suppress(FileNotFoundError):
             (self._root / volume.name).rename(doomed)
         with self._db.transaction() as tx:
@@ -271,9 +290,14 @@ class Volumes:
             localdriver.unmount(self.path(volume.name))
 
     def sweep(self) -> None:
-        """Finish removals that a crash interrupted."""
-        for leftover in self._root.glob(".removing-*"):
+        """Delete the content of removed volumes."""
+        for leftover in self._root.glob(f"{_REMOVING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _mark(name: str) -> str:
+    """A volume's name as part of a file's name of bounded length."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def check_name(name: str) -> None:

@@ -45,11 +45,10 @@ class Cleaner:
         """Queue a job in the caller's transaction; call ``wake`` after it."""
         tx.execute("INSERT INTO cleanup (kind, argument) VALUES (?, ?)", (kind, argument))
 
-    def add_now(self, kind: str, argument: str) -> None:
-        """Queue a job in a transaction of its own and wake the worker."""
-        with self._db.transaction() as tx:
-            self.add(tx, kind, argument)
-        self.wake()
+    def pending(self, kind: str) -> list[str]:
+        """The arguments of the jobs of one kind that are still to be done."""
+        rows = self._db.query("SELECT argument FROM cleanup WHERE kind = ? ORDER BY id", (kind,))
+        return [argument for (argument,) in rows]
 
     def wake(self) -> None:
         """There is work."""

@@ -192,6 +192,8 @@ def _sweep(containers: Containers) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
     used = {initlayer.key(containers.layers.lowers(c.chain) if c.chain else []) for c in containers}
     initlayer.sweep(containers.config.data_root / "init", used)
+    for name in containers.cleaner.pending("volume"):  # anonymous, of containers whose removal was cut short
+        containers.volumes.discard(name)
     containers.volumes.sweep()
 
 

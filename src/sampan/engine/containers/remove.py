@@ -84,6 +84,8 @@ async def remove_stopped(
         containers.cleaner.add(tx, "cgroup", launchspec.cgroup_token(containers, container))
         containers.cleaner.add(tx, "tree", str(containers.run_dir(container.id)))
         containers.cleaner.add(tx, "tree", str(containers.state_dir(container.id)))
+        for name in _anonymous(container) if volumes else ():
+            containers.cleaner.add(tx, "volume", name)
         containers.leases.release(f"container:{container.id}")
     containers.registry.drop(container)
     containers.cleaner.wake()
@@ -93,14 +95,17 @@ async def remove_stopped(
     containers.forget(container)
 
 
+def _anonymous(container: Container) -> list[str]:
+    return [point.name for point in container.mounts if point.type == "volume" and point.anonymous]
+
+
 def _release_volumes(containers: Containers, container: Container, remove_anonymous: bool) -> None:
+    """Take anonymous volumes out at once; the clean-up queue deletes them, and does both after a crash."""
     for point in container.mounts:
-        if point.type != "volume":
-            continue
-        containers.volumes.release(point.name, container.id)
-        if remove_anonymous and point.anonymous:
-            containers.volumes.discard(point.name)
-            containers.cleaner.add_now("volumes", "")
+        if point.type == "volume":
+            containers.volumes.release(point.name, container.id)
+            if remove_anonymous and point.anonymous:
+                containers.volumes.discard(point.name)
 
 
 def rename(containers: Containers, reference: str, name: str) -> None:

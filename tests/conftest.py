@@ -26,6 +26,14 @@ BIN = Path(sys.executable).parent
 STOCK_CLI = shutil.which("docker")
 
 
+def current_cli() -> bool:
+    """Whether ``docker`` is a current one (28 or later), or there is none and sampan's own stands in."""
+    if STOCK_CLI is None:
+        return True
+    words = subprocess.run([STOCK_CLI, "--version"], capture_output=True, text=True).stdout.split()
+    return len(words) > 2 and int(words[2].partition(".")[0]) >= 28
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine can't do, saying so."""
     for item in items:

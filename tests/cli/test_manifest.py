@@ -13,7 +13,7 @@ import pytest
 
 from tests.api.test_registries import serving
 from tests.cli.conftest import sampan_command
-from tests.conftest import Daemon
+from tests.conftest import Daemon, current_cli
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_list_of_two_platforms(sampand: Daemon, pushed: list[str], registry: s
     remote = json.loads(cli("manifest", "inspect", "-v", f"{registry}/team/tool@{digest}").stdout)
     assert remote["Descriptor"]["digest"] == digest and remote["Manifest"] == local
     # the stock client and the engine understand it
-    if (docker := shutil.which("docker")) is not None:
+    if (docker := shutil.which("docker")) is not None and current_cli():
         seen = cli("manifest", "inspect", "--insecure", name, program=[docker])
         assert json.loads(seen.stdout)["manifests"] == local["manifests"], seen.stderr
     assert "Downloaded" in sampand.docker("pull", name).stdout

@@ -150,7 +150,7 @@ def test_conntrack_forgets_what_is_asked(route: Netlink) -> None:
     )
     try:
         assert app.stdout is not None and app.stdout.readline()
-        subprocess.run([sys.executable, "-c", ASK, "udp", "127.0.0.1", "5300", "y"], check=True)
+        subprocess.run([sys.executable, "-c", ASK, "udp", "127.0.0.1", "5300", "y", "5"], check=True)
         assert conntrack.forget(lambda flow: flow.port == 5301) == 0
         assert conntrack.forget(lambda flow: flow.protocol == 17 and flow.port == 5300) == 1
         assert conntrack.forget(lambda flow: flow.port == 5300) == 0

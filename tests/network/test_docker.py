@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import current_cli
 from tests.network.lab import ECHO, Box
 from tests.network.town import HOST, HOST6, NEIGHBOUR, NEIGHBOUR6, Town, ask, links, nft, soon, town
 
@@ -66,6 +67,7 @@ def test_addresses_names_and_hosts_file(here: Town) -> None:
     assert here.resolve("first", "third") == []
 
 
+@pytest.mark.skipif(not current_cli(), reason="Debian's docker CLI doesn't know gw-priority")
 def test_several_networks_on_one_container(here: Town) -> None:
     for name, flags in (("n1", ()), ("n2", ("--ipv6",)), ("inner", ("--internal",))):
         here.docker("network", "create", *flags, name)
@@ -128,7 +130,8 @@ def test_published_ports_from_everywhere(here: Town) -> None:
     assert here.get(here.neighbour, here.address("web"), 80) == "", "only what is published"
     assert here.get("abroad", here.address("web"), 80) == ""
     assert here.asker(here.neighbour, HOST, 8080) == NEIGHBOUR, "the asker's address"
-    assert here.docker("port", "web", "80/tcp").stdout.splitlines()[:2] == ["0.0.0.0:8080", "0.0.0.0:9000"]
+    told = here.docker("port", "web", "80/tcp").stdout.splitlines()
+    assert [line for line in told if line.startswith("0.")] == ["0.0.0.0:8080", "0.0.0.0:9000"]
     for wanted, words in (
         ("8080:80", "Bind for 0.0.0.0:8080 failed: port is already allocated"),
         ("10.9.9.9:80:80", "failed to bind host port 10.9.9.9:80/tcp: cannot assign requested address"),

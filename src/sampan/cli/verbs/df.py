@@ -20,9 +20,10 @@ class Usage(table.Row):
 
 
 def _reclaimable(row: table.Row) -> str:
-    _, _, _, size, free = row.data
+    kind, _, _, size, free = row.data
     text = units.size(free)
-    return f"{text} ({free * 100 // size}%)" if size > 0 else text
+    # docker gives no share for the cache
+    return f"{text} ({free * 100 // size}%)" if size > 0 and kind != "Build Cache" else text
 
 
 Usage.FIELDS = {

@@ -115,6 +115,14 @@ def test_exec_on_a_terminal(clean: Engine) -> None:
     assert b"read escape sequence" in terminal.seen
 
 
+def test_ctrl_c_without_stdin_is_passed_on_despite_a_terminal(clean: Engine) -> None:
+    script = "trap 'exit 7' INT; echo ready; while :; do sleep .1; done"
+    terminal = Terminal(clean, "run", "--rm", "-t", "--network", "none", "busybox:cli", "sh", "-c", script)
+    terminal.expect(b"ready")
+    terminal.process.send_signal(signal.SIGINT)  # ours is no controlling terminal
+    assert terminal.end() == 7
+
+
 def test_signals_are_passed_on(clean: Engine) -> None:
     script = "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep .1; done"
     words = ("run", "--rm", "--network", "none", "busybox:cli", "sh", "-c", script)

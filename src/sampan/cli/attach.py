@@ -30,7 +30,7 @@ class Attachment:
         self._stdin = stdin
         self._keys_text = keys or cli.config.text("detachKeys")
         self._keys = terminal.detach_keys(self._keys_text)
-        self._proxy = proxy and not tty
+        self._proxy = proxy
         self._waiting: Response | None = None
         self._status: int | None = None
         self.detached = False

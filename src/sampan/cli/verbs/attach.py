@@ -30,7 +30,7 @@ def attach(cli: CLI, options: Options, arguments: list[str]) -> int:
         tty=bool(config["Tty"]),
         stdin=stdin,
         keys=options.text("detach-keys"),
-        proxy=options.flag("sig-proxy"),
+        proxy=options.flag("sig-proxy") and not config["Tty"],  # as docker's; run passes them on
     )
     attachment.watch("not-running")
     attachment.open(stdout=True, stderr=True)

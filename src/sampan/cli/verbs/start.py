@@ -50,7 +50,7 @@ def _attached(cli: CLI, options: Options, name: str) -> int:
         tty=bool(config["Tty"]),
         stdin=stdin,
         keys=options.text("detach-keys"),
-        proxy=options.flag("sig-proxy"),
+        proxy=options.flag("sig-proxy") and not config["Tty"],  # as docker's; run passes them on
     )
     attachment.open(stdout=True, stderr=True)
     attachment.watch("removed" if container["HostConfig"].get("AutoRemove") else "next-exit")

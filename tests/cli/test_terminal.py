@@ -95,7 +95,8 @@ def test_detach_and_attach_again(clean: Engine) -> None:
     again.type(b"echo ba''ck\n")
     again.expect(b"back")
     again.type(b"\x18x")
-    assert again.end() == 0
+    again.expect(b"read escape sequence")
+    assert again.end() == 1
     last = Terminal(clean, "attach", "det")
     time.sleep(0.5)
     last.type(b"exit 6\n")

@@ -58,9 +58,9 @@ def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
     """Run on uvloop where it is installed, else on asyncio's own loop."""
     factory = None
     with contextlib.suppress(ImportError):
-        import uvloop
+        from uvloop import new_event_loop
 
-        factory = uvloop.new_event_loop
+        factory = new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main_coroutine)
 

@@ -35,7 +35,9 @@ def attach(cli: CLI, options: Options, arguments: list[str]) -> int:
     attachment.watch("not-running")
     attachment.open(stdout=True, stderr=True)
     attachment.serve()
-    return 0 if attachment.detached else attachment.exit_code()
+    if attachment.detached:
+        raise CLIError("read escape sequence")  # docker attach ends so, with 1
+    return attachment.exit_code()
 
 
 ATTACH = Command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sampan import errors
 from sampan.engine.containers import checks, launchspec, roots
 from sampan.engine.containers.context import Containers, Live
-from sampan.engine.containers.merge import merge_env
+from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
 from sampan.runtime import identity
 from sampan.runtime.config import ExecConfig
@@ -56,7 +56,7 @@ def build(
         "join": cgroup.join,
         "cwd": config.working_dir or container.config.working_dir or "/",
         "args": list(config.cmd or ()),
-        "env": merge_env(config.env, environment),
+        "env": replace_env(environment, config.env),
         "user": {
             "name": config.user or container.config.user,
             "groups": list(host.group_add or ()),

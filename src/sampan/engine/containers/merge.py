@@ -42,6 +42,13 @@ def merge_env(user: list[str] | None, image: list[str] | None) -> list[str]:
     return mine + [entry for entry in image or () if entry.partition("=")[0] not in named]
 
 
+def replace_env(base: list[str], changes: list[str] | None) -> list[str]:
+    """``base`` with ``changes`` in their places, new names at the end; a name without ``=`` is taken out."""
+    fresh = {entry.partition("=")[0]: entry for entry in changes or ()}
+    found = [fresh.pop(entry.partition("=")[0], entry) for entry in base]
+    return [entry for entry in (*found, *fresh.values()) if "=" in entry]
+
+
 def _union(low: dict[str, _V] | None, high: dict[str, _V] | None) -> dict[str, _V] | None:
     if not low and not high:
         return None

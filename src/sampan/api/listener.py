@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from sampan.api.server import Application, Connection
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Server:

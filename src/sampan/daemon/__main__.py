@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sampan.daemon.main import main
+from sampan.daemon.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

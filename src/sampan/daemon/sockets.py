@@ -7,13 +7,16 @@ import grp
 import logging
 import os
 import socket
-import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan import errors
 from sampan.daemon.settings import Settings
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("sampan.daemon")
 
@@ -186,6 +189,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         raise errors.InvalidParameter("TLS needs --tlscert and --tlskey")
     if settings.tlsverify and not settings.tlscacert:
         raise errors.InvalidParameter("--tlsverify needs --tlscacert")
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

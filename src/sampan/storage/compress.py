@@ -11,9 +11,6 @@ import lzma
 from collections.abc import Callable, Iterator
 from typing import Protocol, cast
 
-from backports import zstd
-from isal import igzip_lib, isal_zlib
-
 from sampan import errors
 
 PIECE = 1 << 20
@@ -55,23 +52,20 @@ def detect(head: bytes) -> str:
     return ""
 
 
-def _decompressor(kind: str) -> _Decompressor:
+def _codec(kind: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
+    """What makes a decompressor, and its own error. Loaded when first needed, not in an idle engine."""
     if kind == "gzip":
-        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+        from isal import igzip_lib
+
+        failure = cast("type[Exception]", igzip_lib.IsalError)  # its stub says it were an instance
+        return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), failure
     if kind == "zstd":
-        return zstd.ZstdDecompressor()
+        from backports import zstd
+
+        return zstd.ZstdDecompressor, zstd.ZstdError
     if kind == "bzip2":
-        return bz2.BZ2Decompressor()
-    return lzma.LZMADecompressor()
-
-
-_FAILURES: tuple[type[Exception], ...] = (
-    cast("type[Exception]", igzip_lib.IsalError),  # its stub says it were an instance
-    zstd.ZstdError,
-    OSError,
-    lzma.LZMAError,
-    EOFError,
-)
+        return bz2.BZ2Decompressor, OSError
+    return lzma.LZMADecompressor, lzma.LZMAError
 
 
 def decompressed(kind: str, read: Read) -> Iterator[bytes]:
@@ -79,13 +73,14 @@ def decompressed(kind: str, read: Read) -> Iterator[bytes]:
 
     Raises InvalidParameter in the words of Go's decoders when the stream is damaged or cut off.
     """
+    make, failure = _codec(kind)
     data = read(PIECE)
     while data:
-        codec = _decompressor(kind)
+        codec = make()
         while True:
             try:
                 piece = codec.decompress(data, PIECE)
-            except _FAILURES as error:
+            except (failure, OSError, EOFError) as error:
                 raise errors.InvalidParameter(f"{kind}: invalid data: {error}") from error
             if piece:
                 yield piece
@@ -133,6 +128,8 @@ def prefixed(head: bytes, read: Read) -> Read:
 
 def gzip_pieces(source: Iterator[bytes], level: int = 1) -> Iterator[bytes]:
     """``source`` as one gzip member without name or time, so that equal content gives equal bytes."""
+    from isal import isal_zlib
+
     codec = isal_zlib.compressobj(level=level, wbits=31)
     for piece in source:
         if out := codec.compress(piece):
@@ -142,6 +139,8 @@ def gzip_pieces(source: Iterator[bytes], level: int = 1) -> Iterator[bytes]:
 
 def zstd_pieces(source: Iterator[bytes], level: int = 3) -> Iterator[bytes]:
     """``source`` as one zstd frame."""
+    from backports import zstd
+
     codec = zstd.ZstdCompressor(level=level)
     for piece in source:
         if out := codec.compress(piece):

@@ -44,7 +44,9 @@ def test_variables_of_an_exec_replace_the_containers_in_their_places(sampand: Da
     flags = ["-e", "A=1", "-e", "B=2", "-e", "C=3"]
     sampand.docker("run", "-d", "--name", "vars", "--network", "none", *flags, busybox, "sleep", "100")
     try:
-        done = sampand.docker("exec", "-e", "B=new", "-e", "D=4", "-e", "C", "vars", "env").stdout.splitlines()
+        done = sampand.docker(
+            "exec", "-e", "B=new", "-e", "D=4", "-e", "C", "vars", "env"
+        ).stdout.splitlines()
         assert [line for line in done if line[:2] in ("A=", "B=", "C=", "D=")] == ["A=1", "B=new", "D=4"]
     finally:
         sampand.docker("rm", "-f", "vars")

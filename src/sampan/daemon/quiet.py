@@ -20,9 +20,10 @@ class Quiet:
         self._first = self._last = 0.0
         gc.collect()
         gc.freeze()  # what is there at the start stays: no collection needs to look at it again
+        self.answered()  # the start itself needed memory, too
 
     def answered(self) -> None:
-        """A request has been answered to its end."""
+        """A request has been answered to its end (or the start is over)."""
         self._last = self._loop.time()
         if self._timer is None:
             self._first = self._last

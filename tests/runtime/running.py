@@ -17,13 +17,15 @@ from tests.runtime.plans import Box
 
 @asynccontextmanager
 async def supervised() -> AsyncIterator[tuple[Supervisor, Box]]:
-    """A supervisor and a box, both gone afterwards."""
+    """A supervisor and a box, both gone afterwards, with every container that a failed test left running."""
     box = Box()
     supervisor = Supervisor()
     await supervisor.start()
     try:
         yield supervisor, box
     finally:
+        for process in list(supervisor._processes):
+            await process.abort()
         await supervisor.close()
         box.remove()
 

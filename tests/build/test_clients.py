@@ -162,6 +162,14 @@ def test_context_from_stdin(client: Client, pack: Any) -> None:
     assert client.sh(client.build("-f", "D", "-", input=sent), "cat /f") == "from a tar"
 
 
+def test_context_goes_compressed(client: Client) -> None:
+    top = client.context("FROM BASE\nCOPY big.txt /f\n", big_txt="x" * 3_000_000)
+    done = client("build", "--network", "none", "--compress", "-t", "compressed", str(top))
+    assert re.search(r"Sending build context to Docker daemon +[0-9.]+kB", done.stdout + done.stderr), done
+    assert client.sh("compressed", "wc -c </f").strip() == "3000000"
+    client("rmi", "compressed")
+
+
 def test_ignore_files(client: Client) -> None:
     top = client.context(
         "FROM BASE\nCOPY . /c\n",

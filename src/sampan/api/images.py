@@ -12,6 +12,7 @@ from sampan.build.options import parse_platform
 from sampan.engine import images, imports, registries
 from sampan.images.manifest import parse_platform as parse_image_platform
 from sampan.images.reference import Reference, from_parts
+from sampan.images.transfer import ImportOptions
 from sampan.storage.tar import ArchiveError
 
 if TYPE_CHECKING:
@@ -176,12 +177,12 @@ async def create(engine: Engine, request: Request) -> Answer:
     name: Reference | None = None
     if query.get("repo"):
         name = from_parts(query.get("repo"), query.get("tag")).with_default_tag()
-    asked = imports.Import(
-        name,
-        query.get("message"),
-        query.list("changes"),
-        parse_image_platform(query.get("platform")) if query.get("platform") else None,
-        query.get("fromSrc"),
+    asked = ImportOptions(
+        name=name,
+        message=query.get("message"),
+        changes=query.list("changes"),
+        platform=parse_image_platform(query.get("platform")) if query.get("platform") else None,
+        source=query.get("fromSrc"),
     )
     objects = imports.import_image(engine, request.body, asked)
     return await streams.progress(_words(objects), begun=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sampan.cli import container_config
+from sampan.cli import container_config, trust
 from sampan.cli.errors import CLIError
 from sampan.client.errors import APIError
 
@@ -25,6 +25,7 @@ def create(cli: CLI, options: Options, image: str, words: list[str]) -> tuple[st
         raise CLIError(
             f'invalid pull option: \'{pull}\': must be one of "always", "missing" or "never"', exit_code=125
         )
+    trust.check(cli, options)
     request = container_config.build(options, image, words, cli.config.proxies(cli.client.endpoint.url))
     if options.flag("use-api-socket"):
         _api_socket(cli, request)

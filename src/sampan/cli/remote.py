@@ -24,38 +24,10 @@ def connect(cli: CLI, reference: Reference, *, insecure: bool = False) -> Transp
 
 
 def describe(cli: CLI, text: str, platform: str = "") -> dict[str, Any]:
-    """What a registry says of an image, in the form of inspect; ``Size`` is that of the download, in bytes.
-
-    ``platform`` chooses from an index; without it this machine's is taken. NotFound.
-    """
-    from sampan.images import manifest as documents
+    """What a registry says of an image, in the form of inspect (``registry.catalog.inspect``). NotFound."""
+    from sampan.images.manifest import parse_platform
     from sampan.images.reference import Reference
-    from sampan.registry import index
-    from sampan.registry.pull import resolve
+    from sampan.registry import catalog
 
     name = Reference.parse(text).with_default_tag()
-    transport = connect(cli, name)
-    remote = resolve(transport, name)
-    found: dict[str, Any] = {"RepoTags": [name.familiar] if name.tag else [], "RepoDigests": []}
-    found["RepoDigests"] = [f"{name.familiar_name}@{remote.digest}"]
-    found["Descriptor"] = {
-        "mediaType": remote.media_type,
-        "digest": remote.digest,
-        "size": len(remote.raw),
-    }
-    if remote.media_type in documents.INDEXES:
-        entries = documents.parse_index(remote.raw)
-        found["Platforms"] = [str(one.platform) for one in entries.manifests if one.platform]
-        wanted = documents.parse_platform(platform) if platform else documents.host_platform()
-        remote = resolve(transport, name, documents.choose(entries, wanted).digest)
-    manifest = documents.parse_manifest(remote.raw)
-    config = index.configuration(transport, name, manifest)
-    return found | {
-        "Id": manifest.config.digest,
-        "Created": config.get("created", ""),
-        "Config": config.get("config") or {},
-        "Architecture": config.get("architecture", ""),
-        "Os": config.get("os", ""),
-        "Size": sum(layer.size for layer in manifest.layers),
-        "RootFS": {"Type": "layers", "Layers": documents.diff_ids(config)},
-    }
+    return catalog.inspect(connect(cli, name), name, parse_platform(platform) if platform else None)

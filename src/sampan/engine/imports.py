@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sampan.engine import threads
 from sampan.images import transfer
-from sampan.images.manifest import Platform
-from sampan.images.reference import Reference
 from sampan.images.store import Image
 
 if TYPE_CHECKING:
@@ -21,29 +19,11 @@ if TYPE_CHECKING:
 _REPORT_EVERY = 0.1
 
 
-@dataclass
-class Import:
-    """What ``docker import`` was told. ``changes`` are Dockerfile instructions; ``source`` is a URL or "-"."""
-
-    name: Reference | None = None
-    message: str = ""
-    changes: list[str] = field(default_factory=list)
-    platform: Platform | None = None
-    source: str = "-"
-
-
 async def import_image(
-    engine: Engine, body: AsyncIterator[bytes], asked: Import
+    engine: Engine, body: AsyncIterator[bytes], asked: transfer.ImportOptions
 ) -> AsyncIterator[dict[str, Any]]:
     """``docker import`` of a root file system, from the body or a URL; the last object is the image's id."""
-    options = transfer.ImportOptions(
-        name=asked.name,
-        message=asked.message,
-        changes=asked.changes,
-        apply=_apply,
-        platform=asked.platform,
-        source=asked.source,
-    )
+    options = replace(asked, apply=_apply)
     made: list[Image] = []
     if asked.source == "-":
         made.append(await _import_body(engine, body, options))

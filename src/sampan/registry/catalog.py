@@ -48,9 +48,8 @@ def tags(transport: Transport, reference: Reference) -> list[str]:
 def describe(transport: Transport, reference: Reference) -> dict[str, Any]:
     """What ``GET /distribution/{name}/json`` answers: the descriptor of a name, and its platforms."""
     remote = resolve(transport, reference)
-    descriptor = {"mediaType": remote.media_type, "digest": remote.digest, "size": len(remote.raw)}
     return {
-        "Descriptor": descriptor,
+        "Descriptor": _descriptor(remote),
         "Platforms": [_shown(platform) for platform in _platforms(transport, reference, remote)],
     }
 
@@ -61,8 +60,40 @@ def _platforms(transport: Transport, reference: Reference, remote: Remote) -> li
     manifest = documents.parse_manifest(remote.raw)
     if manifest.config.media_type not in documents.CONFIGS:
         return []
-    found = index.configuration(transport, reference, manifest)
-    return [Platform(found.get("architecture", ""), found.get("os", ""), found.get("variant", ""))]
+    return [index.platform_of(index.configuration(transport, reference, manifest))]
+
+
+def _descriptor(remote: Remote) -> dict[str, Any]:
+    return {"mediaType": remote.media_type, "digest": remote.digest, "size": len(remote.raw)}
+
+
+def inspect(transport: Transport, reference: Reference, platform: Platform | None = None) -> dict[str, Any]:
+    """An image as a registry has it, in the form of inspect; ``Size`` is that of the download, in bytes.
+
+    ``platform`` chooses from an index; without it this machine's is taken. NotFound.
+    """
+    remote = resolve(transport, reference)
+    found = {
+        "RepoTags": [reference.familiar] if reference.tag else [],
+        "RepoDigests": [f"{reference.familiar_name}@{remote.digest}"],
+        "Descriptor": _descriptor(remote),
+    }
+    if remote.media_type in documents.INDEXES:
+        entries = documents.parse_index(remote.raw)
+        found["Platforms"] = [str(one.platform) for one in entries.manifests if one.platform]
+        chosen = documents.choose(entries, platform or documents.host_platform())
+        remote = resolve(transport, reference, chosen.digest)
+    manifest = documents.parse_manifest(remote.raw)
+    config = index.configuration(transport, reference, manifest)
+    return found | {
+        "Id": manifest.config.digest,
+        "Created": config.get("created", ""),
+        "Config": config.get("config") or {},
+        "Architecture": config.get("architecture", ""),
+        "Os": config.get("os", ""),
+        "Size": sum(layer.size for layer in manifest.layers),
+        "RootFS": {"Type": "layers", "Layers": documents.diff_ids(config)},
+    }
 
 
 def _shown(platform: Platform) -> dict[str, Any]:

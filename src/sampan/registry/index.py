@@ -27,8 +27,13 @@ def entry(transport: Transport, reference: Reference) -> tuple[Descriptor, bytes
             f"{reference.familiar} is a manifest list", hint="Name the images in it, by tag or digest."
         )
     config = configuration(transport, reference, documents.parse_manifest(remote.raw))
-    platform = Platform(config.get("architecture", ""), config.get("os", ""), config.get("variant", ""))
-    return Descriptor(remote.media_type, remote.digest, len(remote.raw), platform=platform), remote.raw
+    found = Descriptor(remote.media_type, remote.digest, len(remote.raw), platform=platform_of(config))
+    return found, remote.raw
+
+
+def platform_of(config: dict[str, Any]) -> Platform:
+    """What an image's configuration says it runs on."""
+    return Platform(config.get("architecture", ""), config.get("os", ""), config.get("variant", ""))
 
 
 def configuration(transport: Transport, reference: Reference, manifest: documents.Manifest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan import jsontext
-from sampan.cli import buildoutput, context, names, progress, terminal, units
+from sampan.cli import buildoutput, context, names, progress, terminal, trust, units
 from sampan.cli.command import CLI, Command, write_all
 from sampan.cli.errors import CLIError, FlagError
 from sampan.client import credentials
@@ -30,12 +30,15 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
             "--ssh is not supported: an agent can't be forwarded over the classic build endpoint",
             hint="Give a key with --secret id=…,src=… and RUN --mount=type=secret.",
         )
+    trust.check(cli, options)
     mode = _mode(options)
     output = buildoutput.parse(options.text("output")) if options.text("output") else None
     for flag in _OURS:
         if flag in options.given:
             _ask_engine(cli, f"--{flag}")
     sent = context.prepare(arguments[0], options.text("file"))
+    if options.flag("compress") and sent.body is not None and arguments[0] != "-":
+        sent.body = _gzipped(sent.body)
     query = _query(cli, options, sent)
     if output is not None and output.files:
         query["outputs"] = jsontext.dumps([{"Type": "tar"}])
@@ -244,6 +247,16 @@ def _counted(shown: _Shown, pieces: Iterator[bytes]) -> Iterator[bytes]:
     shown.write(f"Sending build context to Docker daemon {units.size(sent):>8}\r\r\n")
 
 
+def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    import zlib
+
+    codec = zlib.compressobj(1, wbits=31)
+    for piece in pieces:
+        if data := codec.compress(piece):
+            yield data
+    yield codec.flush()
+
+
 def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
     query: dict[str, Any] = {
         "dockerfile": sent.dockerfile or "Dockerfile",
@@ -342,7 +355,7 @@ BUILD = Command(
         ("cache-from", "", "strings", "", "Images whose layers may be used as cache"),
         ("cgroup-parent", "", "string", "", "Put the cgroups of RUN below this one"),
         ("check", "", "bool", False, "Check the Dockerfile, build nothing"),
-        ("compress", "", "bool", False, "Accepted for docker's sake: a local socket gains nothing"),
+        ("compress", "", "bool", False, "Send the context compressed"),
         ("cpu-period", "", "int", 0, "Length of a CFS period in microseconds"),
         ("cpu-quota", "", "int", 0, "CPU time a period in microseconds"),
         ("cpu-shares", "c", "int", 0, "Weight against other containers when CPUs are busy"),

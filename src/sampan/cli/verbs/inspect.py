@@ -25,12 +25,13 @@ def _getters(cli: CLI, options: Options) -> dict[str, Getter]:
     """How each kind of object is asked for, in the order in which a bare name is tried."""
     size = {"size": "size" in options and options.flag("size")}
     platform = options.text("platform") if "platform" in options else ""
+    verbose = {"verbose": True} if "verbose" in options and options.flag("verbose") else None
     of_image = platforms.query([platform])
     call = cli.client.call
     return {
         "container": lambda name: call("GET", path_of("containers", name.strip("/")) + "/json", size),
         "image": lambda name: call("GET", path_of("images", name) + "/json", of_image),
-        "network": lambda name: call("GET", path_of("networks", name)),
+        "network": lambda name: call("GET", path_of("networks", name), verbose),
         "volume": lambda name: call("GET", path_of("volumes", name)),
         "plugin": lambda name: call("GET", path_of("plugins", name) + "/json"),
     }
@@ -153,7 +154,7 @@ NETWORK = Command(
     "[OPTIONS] NETWORK [NETWORK...]",
     "Show everything about networks",
     (1, MANY),
-    (_FORMAT, ("verbose", "v", "bool", False, "Accepted for docker's sake")),
+    (_FORMAT, ("verbose", "v", "bool", False, "With the services of a swarm, where the engine is in one")),
 )
 VOLUME = Command(
     _of("volume"), "[OPTIONS] VOLUME [VOLUME...]", "Show everything about volumes", (1, MANY), (_FORMAT,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import names, pulling
+from sampan.cli import names, pulling, trust
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError
 
@@ -18,6 +18,7 @@ def pull(cli: CLI, options: Options, arguments: list[str]) -> int:
     every, quiet = options.flag("all-tags"), options.flag("quiet")
     if every and (name.tag or name.digest):
         raise CLIError("tag can't be used with --all-tags/-a")
+    trust.check(cli, options)
     if not every and not name.tag and not name.digest and not quiet:
         cli.print("Using default tag: latest")
     pulling.pull(cli, image, platform=options.text("platform"), quiet=quiet, every=every)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sampan.cli import names, platforms, progress
+from sampan.cli import names, platforms, progress, trust
 from sampan.cli.command import CLI, Command
 from sampan.cli.errors import CLIError
 from sampan.client import credentials
@@ -18,6 +18,7 @@ def push(cli: CLI, options: Options, arguments: list[str]) -> int:
     name = names.parse(arguments[0])
     if options.flag("all-tags") and name.tag:
         raise CLIError("tag can't be used with --all-tags/-a")
+    trust.check(cli, options)
     quiet = options.flag("quiet")
     tag = "" if options.flag("all-tags") else name.tag or "latest"
     if not options.flag("all-tags") and not name.tag and not quiet:

@@ -56,14 +56,10 @@ def execute(container: Container, request: Request, log: Log) -> Made:
     _complete(wanted, container, request)
     made = making.fork(wanted, stage.Tools(), initial.run_exec)
     os.close(wanted["target"])
-    try:
+    with making.completing(made):
         making.proceed(made, wanted, "", request.console_socket)
         if request.pid_file:
             making.write_pid_file(request.pid_file, made.pid)
-    except BaseException:
-        making.kill(made.pid)
-        raise
-    made.channel.close()
     return made
 
 

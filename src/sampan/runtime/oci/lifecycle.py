@@ -80,7 +80,7 @@ def _create(container: Container, spec: Spec, wanted: Plan, request: Request, lo
     listener = _complete(wanted, container, group, request)
     made = making.fork(wanted, stage.Tools(), initial.run_container)
     listener.close()
-    try:
+    with making.completing(made):
         container.save(pid=made.pid, pid_start=store.start_time(made.pid))
         group.limit_pids(spec.linux.resources)
         for kind in ("prestart", "createRuntime"):
@@ -88,10 +88,6 @@ def _create(container: Container, spec: Spec, wanted: Plan, request: Request, lo
         making.proceed(made, wanted, "created", request.console_socket)
         if request.pid_file:
             making.write_pid_file(request.pid_file, made.pid)
-    except BaseException:
-        making.kill(made.pid)
-        raise
-    made.channel.close()
     return made
 
 

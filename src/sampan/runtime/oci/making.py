@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from contextlib import contextmanager
 
 from sampan.errors import InvalidParameter, SystemFailure
 from sampan.kernel import signals
@@ -14,6 +15,7 @@ from sampan.runtime.oci.idmaps import write_maps
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Iterator
     from typing import Any
 
     Plan = dict[str, Any]
@@ -141,6 +143,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return os.strerror(error.errno or 0).lower()
     return "operation not permitted" if "not allowed" in str(error) else str(error)
+
+
+@contextmanager
+def completing(made: Made) -> Iterator[None]:
+    """End the new process if what is left to do for it fails; let go of its channel when all is done."""
+    try:
+        yield
+    except BaseException:
+        kill(made.pid)
+        raise
+    made.channel.close()
 
 
 def kill(pid: int) -> None:

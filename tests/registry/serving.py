@@ -26,56 +26,14 @@ def digest_of(data: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
-class Served:
-    """The server's process; ``start`` again after ``kill``."""
+class Client:
+    """Asks a registry at an address, ours or another one."""
 
-    def __init__(self, data: Path, *flags: str, listen: str = "127.0.0.1:0") -> None:
-        self.data, self.flags, self.listen = data, flags, listen
-        self.process: subprocess.Popen[str] | None = None
+    def __init__(self, address: str = "", scheme: str = "http") -> None:
+        self.address, self.scheme = address, scheme
         self.pool = urllib3.PoolManager(retries=False, maxsize=40, cert_reqs="CERT_NONE")
         self.auth: dict[str, str] = {}
         urllib3.disable_warnings()
-
-    def start(self) -> Served:
-        command = [str(BIN / "sampan"), "serve-registry", "--data", str(self.data), "--listen", self.listen]
-        self.log = open(self.data.parent / f"{self.data.name}.log", "a+")
-        self.process = subprocess.Popen(
-            [*command, *self.flags], stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        match = re.search(r"ready on (https?)://(\S+):(\d+)", line)
-        assert match, (line, self.errors())
-        self.scheme, self.host, self.port = match[1], match[2], int(match[3])
-        self.listen = f"127.0.0.1:{self.port}"
-        self.address = f"{self.host}:{self.port}"
-        return self
-
-    def errors(self) -> str:
-        self.log.flush()
-        self.log.seek(0)
-        return self.log.read()
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.process = None
-
-    def stop(self) -> int:
-        if self.process is None:
-            return 0
-        self.process.terminate()
-        code = self.process.wait(20)
-        self.process = None
-        return code
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> urllib3.BaseHTTPResponse:
         """One request; underscores in names of header fields stand for hyphens."""
@@ -119,6 +77,56 @@ class Served:
         self, repository: str, reference: str, raw: bytes, kind: str = MANIFEST
     ) -> urllib3.BaseHTTPResponse:
         return self.ask("PUT", f"/v2/{repository}/manifests/{reference}", raw, Content_Type=kind)
+
+
+class Served(Client):
+    """The server's process; ``start`` again after ``kill``."""
+
+    def __init__(self, data: Path, *flags: str, listen: str = "127.0.0.1:0") -> None:
+        super().__init__()
+        self.data, self.flags, self.listen = data, flags, listen
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Served:
+        command = [str(BIN / "sampan"), "serve-registry", "--data", str(self.data), "--listen", self.listen]
+        self.log = open(self.data.parent / f"{self.data.name}.log", "a+")
+        self.process = subprocess.Popen(
+            [*command, *self.flags], stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        match = re.search(r"ready on (https?)://(\S+):(\d+)", line)
+        assert match, (line, self.errors())
+        self.scheme, self.host, self.port = match[1], match[2], int(match[3])
+        self.listen = f"127.0.0.1:{self.port}"
+        self.address = f"{self.host}:{self.port}"
+        return self
+
+    def errors(self) -> str:
+        self.log.flush()
+        self.log.seek(0)
+        return self.log.read()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def stop(self) -> int:
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        code = self.process.wait(20)
+        self.process = None
+        return code
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def usage(self) -> dict[str, Any]:
         found = self.json("/v2/_sampan/registry/usage")["repositories"]

@@ -62,10 +62,10 @@ def test_ranges(shared: Served, asked: str, start: int, end: int) -> None:
 def test_ranges_that_hold_nothing_or_mean_nothing(served: Served) -> None:
     data = os.urandom(1000)
     digest = served.blob("a", data)
-    for asked in ("bytes=1000-", "bytes=-0", f"bytes={10**17}-"):
+    for asked in ("bytes=1000-", "bytes=-0", f"bytes={10**17}-", "bytes=7-3"):
         answer = served.ask("GET", f"/v2/a/blobs/{digest}", Range=asked)
         assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */1000"), asked
-    for asked in ("bytes=7-3", "bytes=0-1,4-5", "lines=1-2", "bytes=-", "bytes=" + "9" * 500 + "-"):
+    for asked in ("bytes=0-1,4-5", "lines=1-2", "bytes=-", "bytes=" + "9" * 500 + "-"):
         answer = served.ask("GET", f"/v2/a/blobs/{digest}", Range=asked)
         assert (answer.status, answer.data) == (200, data), asked
     other = {"Range": "bytes=0-1", "If_Range": '"another"'}

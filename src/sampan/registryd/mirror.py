@@ -79,7 +79,7 @@ class Mirror(Repositories):
         try:
             return super().document(repository, reference)
         except (Refusal, errors.NotFound) as error:
-            if isinstance(error, Refusal) and error.code == "TAG_INVALID":
+            if isinstance(error, Refusal) and error.code == "MANIFEST_INVALID":
                 raise
             return None
 

@@ -43,9 +43,9 @@ def is_tag(text: str) -> bool:
 
 
 def tag(text: str) -> str:
-    """``text`` when it can be a tag, else TAG_INVALID."""
+    """``text`` when it can be a tag, else MANIFEST_INVALID."""
     if not is_tag(text):
-        raise Refusal("TAG_INVALID", "manifest tag did not match URI", detail=_short(text))
+        raise Refusal("MANIFEST_INVALID", "this can be no tag of a manifest", detail=_short(text))
     return text
 
 
@@ -69,7 +69,8 @@ def span(text: str, size: int) -> Span | None:
     """The bytes that a ``Range`` field asks of a blob (RFC 9110 section 14.2).
 
     None for what may be ignored: other units, several ranges, malformed ones. A Refusal with status 416 for a
-    range that holds none of the ``size`` bytes.
+    range that holds none of the ``size`` bytes, or ends before it begins (the conformance suite wants that
+    refused, not ignored).
     """
     match = _RANGE.fullmatch(text)
     if match is None or not (match[1] or match[2]):
@@ -77,11 +78,9 @@ def span(text: str, size: int) -> Span | None:
     if match[1]:
         start = int(match[1])
         last = int(match[2]) if match[2] else max(start, size)
-        if last < start:
-            return None
     else:
         start, last = max(0, size - int(match[2])), size
-    if start >= size or (not match[1] and int(match[2]) == 0):
+    if start >= size or last < start or (not match[1] and int(match[2]) == 0):
         fields = {"Content-Range": f"bytes */{size}"}
         raise Refusal("UNSUPPORTED", "requested range not satisfiable", status=416, headers=fields)
     return Span(start, min(last, size - 1) - start + 1)

@@ -119,12 +119,12 @@ def _span(request: Request, tag: str, size: int) -> names.Span | None:
 
 
 def _count(request: Request) -> int | None:
-    """How many entries a client wants at most; None for all. PAGINATION_NUMBER_INVALID."""
+    """How many entries a client wants at most; None for all (UNSUPPORTED, 400)."""
     text = request.query.get("n")
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise Refusal("PAGINATION_NUMBER_INVALID", "invalid number of results requested", detail=text[:50])
+        raise Refusal("UNSUPPORTED", "invalid number of results requested", status=400, detail=text[:50])
     return min(int(text), _MOST)
 
 

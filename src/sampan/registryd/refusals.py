@@ -1,4 +1,7 @@
-"""What the registry refuses, in the codes of the distribution-spec ("Error Codes")."""
+"""What the registry refuses, in the codes of the distribution-spec ("Error Codes").
+
+Those are all that a 4xx may have; UNKNOWN and UNAVAILABLE, of the reference registry, are for what fails here.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,7 @@ _STATUS = {
     "MANIFEST_UNKNOWN": 404,
     "NAME_INVALID": 400,
     "NAME_UNKNOWN": 404,
-    "PAGINATION_NUMBER_INVALID": 400,
     "SIZE_INVALID": 400,
-    "TAG_INVALID": 400,
     "TOOMANYREQUESTS": 429,
     "UNAUTHORIZED": 401,
     "UNAVAILABLE": 503,
@@ -59,7 +60,6 @@ def of_error(error: errors.SampanError) -> Refusal:
     """Any error of sampan's as a refusal."""
     if isinstance(error, Refusal):
         return error
-    code = {400: "UNSUPPORTED", 401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN"}.get(
-        error.status, "UNKNOWN"
-    )
+    other = "UNSUPPORTED" if error.status < 500 else "UNKNOWN"
+    code = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN"}.get(error.status, other)
     return Refusal(code, str(error), status=error.status)

@@ -31,7 +31,8 @@ class Writing:
             if reply is not None:
                 return reply
         digest = names.digest(query.get("digest")) if query.get("digest") else ""
-        algorithm = query.get("digest-algorithm") or (digest.partition(":")[0] if digest else "sha256")
+        expected = (digest or query.get("mount")).partition(":")[0]
+        algorithm = query.get("digest-algorithm") or expected or "sha256"
         identity = self._repositories.uploads.begin(repository, algorithm)
         if not digest:
             return Reply(202, _progress(repository, identity, 0))
@@ -96,9 +97,9 @@ class Writing:
             names.digest(reference)
         tags = [names.tag(tag) for tag in request.query.list("tag")]
         if tags and not digests.valid(reference):
-            raise Refusal("TAG_INVALID", "the tag parameter needs a digest in the address")
+            raise Refusal("MANIFEST_INVALID", "the tag parameter needs a digest in the address")
         if len(tags) > _TAGS:
-            raise Refusal("TAG_INVALID", f"more than {_TAGS} tags at once", status=414)
+            raise Refusal("MANIFEST_INVALID", f"more than {_TAGS} tags at once", status=414)
         declared = request.headers.get("content-type")
         digest, pushed = self._repositories.put(repository, reference, tags, raw, declared)
         fields = {"Location": f"/v2/{repository}/manifests/{digest}", "Docker-Content-Digest": digest}

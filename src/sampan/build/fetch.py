@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import re
@@ -23,6 +22,7 @@ import urllib3
 from sampan.build.failure import BuildFailed
 from sampan.build.worker import Fetched
 from sampan.errors import InvalidParameter, Unsupported
+from sampan.storage import digest as digests
 from sampan.storage.removal import remove_tree
 
 _PIECE = 1 << 20
@@ -80,7 +80,7 @@ def download(url: str, target: Path, headers: Mapping[str, str], stop: threading
 def _save(
     response: urllib3.BaseHTTPResponse, target: Path, url: str, stop: threading.Event
 ) -> tuple[str, int]:
-    state, size = hashlib.sha256(), 0
+    state, size = digests.hasher(), 0
     try:
         with open(target, "xb") as file:
             for piece in response.stream(_PIECE, decode_content=False):

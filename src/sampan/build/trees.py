@@ -20,6 +20,7 @@ from sampan.build.glob import Glob
 from sampan.build.ignore import Ignore, clean
 from sampan.errors import InvalidParameter, NotFound, SystemFailure
 from sampan.kernel import paths, xattr
+from sampan.storage import digest as digests
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -262,7 +263,7 @@ class _Walker:
         known = self.known(path) if path else self.root.digests.get(self.real, "")
         if known:
             return known
-        state = hashlib.sha256()
+        state = digests.hasher()
         while piece := os.read(fd, _PIECE):
             state.update(piece)
         return state.hexdigest()

@@ -1,24 +1,36 @@
-"""``sampand``'s entry: asyncio comes first, without ``ssl``.
+"""``sampand``'s entry: what would bring OpenSSL into an idle engine is imported first, without it.
 
 asyncio imports ``ssl`` only for its own TLS, which sampan doesn't use (``api.tls`` stands on memory buffers);
-that module and what it brings take 4 MB of an idle engine. It is imported where TLS is really asked for.
+``hashlib`` has functions of its own, good enough for names and keys. OpenSSL takes 7 MB of an idle engine. It is
+imported where TLS is really asked for, and by ``storage.digest`` where content is hashed.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import MutableMapping
 from typing import Any, cast
 
-if "ssl" not in sys.modules and "asyncio" not in sys.modules:
-    _modules = cast(MutableMapping[str, Any], sys.modules)
-    _modules["ssl"] = None  # "import ssl" fails, for which asyncio is prepared
-    try:
-        import asyncio  # noqa: F401
-    finally:
-        del _modules["ssl"]
 
-from sampan.daemon.main import main
+def _import_without(module: str, *hidden: str) -> None:
+    """Import ``module``, which is prepared for the failure of "import" of what is hidden from it."""
+    if any(name in sys.modules for name in (module, *hidden)):
+        return
+    modules = cast(MutableMapping[str, Any], sys.modules)
+    for name in hidden:
+        modules[name] = None
+    try:
+        importlib.import_module(module)
+    finally:
+        for name in hidden:
+            del modules[name]
+
+
+_import_without("asyncio", "ssl")
+_import_without("secrets", "_hashlib")  # and with it hashlib and hmac
+
+from sampan.daemon.main import main  # noqa: E402
 
 __all__ = ["main"]
 

@@ -14,8 +14,6 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from backports import zstd
-
 from sampan import errors
 from sampan.kernel import paths
 from sampan.storage.compress import decompressed
@@ -33,6 +31,8 @@ class RecordWriter:
     """Collects a record and writes it to ``path``."""
 
     def __init__(self, path: Path) -> None:
+        from backports import zstd  # late: an idle engine does without its half megabyte
+
         self._file = open(path, "wb", buffering=0)
         self._codec = zstd.ZstdCompressor(level=3)
         self._raw: list[bytes] = []

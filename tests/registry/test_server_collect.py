@@ -1,4 +1,4 @@
-"""``serve-registry`` over time: collection beside traffic, usage, notifications."""
+"""``serve-registry`` over time: collection beside traffic, usage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 from tests.conftest import BIN
 from tests.registry.serving import INDEX, MANIFEST, Served, digest_of
@@ -134,57 +131,3 @@ def test_usage(served: Served) -> None:
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert shown[0].split() == ["REPOSITORY", "TAGS", "MANIFESTS", "BLOBS", "SIZE", "UNSHARED"]
     assert shown[1].split()[:4] == ["a", "2", "1", "3"]
-
-
-class Listener(ThreadingHTTPServer):
-    """Collects events; the first answers are errors."""
-
-    daemon_threads = True
-
-    def __init__(self, failures: int) -> None:
-        super().__init__(("127.0.0.1", 0), Hook)
-        self.failures = failures
-        self.events: list[dict[str, Any]] = []
-        self.fields: dict[str, str] = {}
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-
-class Hook(BaseHTTPRequestHandler):
-    server: Listener
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.failures -= 1
-        failing = self.server.failures >= 0
-        if not failing:
-            self.server.events += json.loads(body)["events"]
-            self.server.fields = dict(self.headers)
-        self.send_response(503 if failing else 200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-
-def test_notifications(serve: Callable[..., Served], tmp_path: Path) -> None:
-    listener = Listener(failures=2)
-    url = f"http://127.0.0.1:{listener.server_address[1]}/hook"
-    served = serve("--notify", url, "--notify-header", "Authorization: Bearer secret")
-    digest, raw = served.image("a", "x")
-    served.ask("GET", "/v2/a/manifests/x")
-    served.ask("HEAD", "/v2/a/manifests/x")
-    served.ask("POST", f"/v2/b/blobs/uploads/?mount={digest_of(b'layer')}&from=a")
-    served.ask("DELETE", "/v2/a/manifests/x")
-    served.stop()  # delivers what is queued
-    listener.shutdown()
-    listener.server_close()
-    actions = [(event["action"], event["target"]["repository"]) for event in listener.events]
-    assert actions == [*[("push", "a")] * 3, ("pull", "a"), ("mount", "b"), ("delete", "a")]
-    push = listener.events[2]
-    assert push["target"]["tag"] == "x" and push["target"]["digest"] == digest
-    assert push["target"]["size"] == push["target"]["length"] == len(raw)
-    assert push["target"]["url"] == f"http://{served.address}/v2/a/manifests/{digest}"
-    assert push["request"]["method"] == "PUT" and push["source"]["instanceID"]
-    assert listener.fields["Authorization"] == "Bearer secret"
-    assert listener.fields["Content-Type"] == "application/vnd.docker.distribution.events.v1+json"

@@ -19,6 +19,7 @@ from sampan.daemon import lock, logs, systemd
 from sampan.registryd.access import Access, Users
 from sampan.registryd.app import Application
 from sampan.registryd.content import Source
+from sampan.registryd.events import DATABASE as EVENTS
 from sampan.registryd.events import Events
 from sampan.registryd.links import usage as usage_of
 from sampan.registryd.reading import Reading
@@ -78,9 +79,12 @@ def run(settings: Settings) -> int:
         sockets = _listen(settings.listen)
         for listening in sockets:
             undo.callback(listening.close)
-        events = Events(settings.notify, settings.notify_headers)
-        undo.callback(events.close)
         source, collector = _source(settings, undo)
+        place = (
+            None if settings.share else settings.data / EVENTS
+        )  # an engine's data root isn't ours to write to
+        events = Events(settings.notify, settings.notify_headers, place)
+        undo.callback(events.close)
         writable = isinstance(source, Repositories) and not (settings.read_only or settings.mirror)
         writing = Writing(source, events) if isinstance(source, Repositories) and writable else None
         access = Access(users, anonymous=settings.anonymous)

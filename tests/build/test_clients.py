@@ -304,7 +304,6 @@ def test_progress_modes(ours: Client) -> None:
     assert raw.returncode == 3 and [one["Name"] for one in records[0]["aux"]["Vertices"]][1].startswith("RUN")
     assert ours("build", "--progress", "tty", str(top), fails=True).stderr.startswith("failed to get console")
     assert ours("build", "--progress", "fancy", str(top), fails=True).returncode == 125
-    assert "not supported" in ours("build", "--ssh", "default", str(top), fails=True).stderr
 
 
 def on_terminal(client: Client, *args: str, rows: int = 12, columns: int = 60) -> tuple[int, str]:

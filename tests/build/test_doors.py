@@ -178,7 +178,7 @@ RUN --mount=type=secret,id=missing test ! -e /run/secrets/missing
     refused = door.build("FROM BASE\nRUN --mount=type=secret,id=x,required true\n")
     assert "secret x: not found" in refused.error
     ssh = door.build("FROM BASE\nRUN --mount=type=ssh,required=true true\n")
-    assert "no agent is forwarded" in ssh.error
+    assert 'no SSH key "default" forwarded from the client' in ssh.error
 
 
 def test_copy_flags(door: Door) -> None:

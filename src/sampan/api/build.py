@@ -3,7 +3,8 @@
 Additions (docs/build.md): query ``why=1`` explains cache misses, ``check=1`` only lints, ``graph=1`` sends the
 events of the graph, ``nocachefilter`` names stages to build anew, ``outputs`` sends files back as an archive; the
 header ``X-Sampan-Secrets`` (base64url of a JSON object, each value base64)
-gives contents for ``RUN --mount=type=secret``.
+gives contents for ``RUN --mount=type=secret``; query ``ssh`` names a connection of
+``POST /build/agents``, which lends the client's SSH agents.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import base64
 import binascii
 import time
 from collections.abc import AsyncIterator, Coroutine
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sampan import errors
 from sampan.api import jsonsyntax
-from sampan.api.http import Answer, Request, Response, Route, json_response
+from sampan.api.http import Answer, HijackedConnection, Request, Response, Route, Upgrade, json_response
 from sampan.api.query import parse_int
 from sampan.api.streams import progress
 from sampan.build.durations import parse_duration
@@ -89,6 +91,7 @@ def _options(request: Request) -> BuildOptions:
         secrets=_secrets(request.headers.get(SECRETS_HEADER)),
         auth=_registry_config(request.headers.get("x-registry-config")),
         check=query.bool("check"),
+        ssh=query.get("ssh"),
     )
     if options.platform:
         parse_platform(options.platform)
@@ -209,6 +212,19 @@ def _secrets(text: str) -> dict[str, bytes]:
     return found
 
 
+async def agents(engine: Engine, request: Request) -> Answer:
+    """Take a connection by which a client lends its SSH agents, as ``id``s, to builds that name it."""
+    if not request.upgrade:
+        raise errors.InvalidParameter("no upgrade proto in request")
+    name, ids = token_hex(16), request.query.list("id") or ["default"]
+
+    async def serve(connection: HijackedConnection) -> None:
+        await engine.builder.agents.serve(name, ids, connection)
+
+    headers = {"Connection": "Upgrade", "Upgrade": request.upgrade, "X-Sampan-Agents": name}
+    return Upgrade(serve, 101, "UPGRADED", headers, True)
+
+
 async def prune(engine: Engine, request: Request) -> Response:
     """Forget cache that isn't needed."""
     query = request.query
@@ -230,4 +246,5 @@ ROUTES = [
     Route("POST", "/build", build),
     Route("POST", "/build/prune", prune),
     Route("POST", "/build/cancel", cancel),
+    Route("POST", "/build/agents", agents),
 ]

@@ -127,6 +127,22 @@ def _modified(text: str) -> float | None:
         return None
 
 
+HOST_KEYS = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+"""ssh with the keys and settings of whoever runs the engine, for remote contexts, as dockerd has it."""
+
+
+def agent_keys(path: Path) -> dict[str, str]:
+    """ssh with an agent's keys alone. Servers that the machine doesn't know are taken on trust, as by BuildKit;
+    one that ``/etc/ssh/ssh_known_hosts`` knows otherwise is refused.
+    """
+    options = (
+        *("BatchMode=yes", "IdentityFile=none", "ForwardAgent=no"),
+        *("StrictHostKeyChecking=accept-new", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"),
+    )
+    command = "ssh -F /dev/null " + " ".join(f"-o {option}" for option in options)
+    return {"GIT_SSH_COMMAND": command, "SSH_AUTH_SOCK": str(path)}
+
+
 @dataclass(frozen=True, slots=True)
 class GitSource:
     """A repository, the ref to check out ("" for the default branch), and a directory in it."""
@@ -160,17 +176,19 @@ def checkout(
     keep: bool,
     stop: threading.Event,
     credentials: Mapping[str, str] | None = None,
+    ssh: Mapping[str, str] | None = None,
 ) -> tuple[Path, str]:
     """Check ``source`` out below ``target``: the directory asked for, and the commit. Blocks, until ``stop``.
 
     Hooks and local protocols are off, no configuration but the fixed one is read (least of all one that the
     repository brings along), submodules come along, and file modes are those that git keeps.
-    ``credentials`` are git settings by name (``http.extraheader``), which no other process sees.
+    ``credentials`` are git settings by name (``http.extraheader``), which no other process sees; ``ssh`` says
+    whose keys ssh uses (`HOST_KEYS`, `agent_keys`), without it there is no ssh, for submodules either.
     """
     if shutil.which("git") is None:
         raise Unsupported("git is not installed on this machine", hint="Install the package git.")
     target.mkdir(mode=0o755)
-    git = _Git(target, credentials or {}, stop)
+    git = _Git(target, credentials or {}, ssh or {}, stop)
     git.do("init", "-q")
     git.do("remote", "add", "origin", source.repository)
     commit = _fetched(git, source.ref)
@@ -210,7 +228,9 @@ def _unresolved(ref: str) -> str:
 class _Git:
     """git(1) in one directory, with an environment and settings that nothing else decides."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], stop: threading.Event) -> None:
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str], ssh: Mapping[str, str], stop: threading.Event
+    ) -> None:
         self.directory = directory
         self.stop = stop
         fixed = {"core.hooksPath": "/dev/null", "protocol.ext.allow": "never", "advice.detachedHead": "false"}
@@ -220,9 +240,9 @@ class _Git:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "https:http:git:ssh",
-            "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+            "GIT_ALLOW_PROTOCOL": "https:http:git:ssh" if ssh else "https:http:git",
             "LC_ALL": "C",
+            **ssh,
         }
         for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
             self.env |= {key: os.environ[key] for key in (name, name.upper()) if key in os.environ}

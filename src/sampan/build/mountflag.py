@@ -88,6 +88,8 @@ class _Mount:
             raise self.fail(f'invalid mount for type "{kind}": target is required')
         if kind == "secret" and not identity and not target:
             raise self.fail("invalid secret mount. one of source, target required")
+        if kind == "ssh":
+            identity = identity or "default"
         if kind == "secret" and not identity:
             identity = posixpath.basename(target.rstrip("/"))
         return MountSpec(

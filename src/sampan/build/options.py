@@ -74,7 +74,8 @@ class BuildOptions:
 
     ``args``: build arguments, None for one that was named without a value. ``host``: HostConfig fields
     (Docker's JSON names) for RUN. ``secrets``: contents by id; never stored, logged or hashed in clear.
-    ``epoch``: SOURCE_DATE_EPOCH in seconds, or None.
+    ``ssh``: the name of the connection that lends the client's agents. ``epoch``: SOURCE_DATE_EPOCH in seconds,
+    or None.
     """
 
     tags: list[str] = field(default_factory=list)
@@ -95,6 +96,7 @@ class BuildOptions:
     secrets: dict[str, bytes] = field(default_factory=dict)
     auth: dict[str, Any] = field(default_factory=dict)
     check: bool = False
+    ssh: str = ""
 
     @property
     def epoch(self) -> int | None:

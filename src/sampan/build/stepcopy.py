@@ -32,7 +32,7 @@ from sampan.build.modes import Change, parse_mode
 from sampan.build.rootfs import RootFs
 from sampan.build.trees import Root, Source, expand_glob, relative, scan
 from sampan.build.words import Lexer
-from sampan.errors import InvalidParameter, NotFound, SampanError, Unsupported
+from sampan.errors import InvalidParameter, NotFound, SampanError
 from sampan.kernel import paths
 from sampan.storage import compress
 from sampan.storage.extract import Extractor, Options
@@ -214,7 +214,7 @@ class CopyStep:
             if place in found:
                 continue
             if fetch.is_git(source):
-                found[place] = await in_thread(partial(self._checkout, source))
+                found[place] = await self._checkout(source)
             elif fetch.is_url(source):
                 found[place] = await self._download(source)
         return found
@@ -256,16 +256,26 @@ class CopyStep:
             header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
         return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}
 
-    def _checkout(self, text: str, stop: threading.Event) -> Found:
-        directory = self.build.scratch_directory() / "git"
+    async def _checkout(self, text: str) -> Found:
         source = fetch.parse_git(text)
+        worker = self.build.worker
+        if worker.has_agent("default"):
+            async with worker.agent_socket("default", 0, 0, 0o600) as path:
+                return await in_thread(partial(self._checked_out, source, text, fetch.agent_keys(path)))
         if source.over_ssh:
-            raise Unsupported(
+            raise InvalidParameter(
                 f"ADD of {text}: no SSH agent is forwarded, and the host's keys aren't the Dockerfile's",
-                hint="Use an https:// address, with the secret GIT_AUTH_TOKEN where it needs a login.",
+                hint="Lend one with sampan build --ssh default, or use an https:// address, with the secret "
+                "GIT_AUTH_TOKEN where it needs a login.",
             )
+        return await in_thread(partial(self._checked_out, source, text, {}))
+
+    def _checked_out(
+        self, source: fetch.GitSource, text: str, ssh: dict[str, str], stop: threading.Event
+    ) -> Found:
+        directory = self.build.scratch_directory() / "git"
         keep, settings = self.one.keep_git_dir, self._git_settings(source)
-        top, _commit = fetch.checkout(source, directory, self.checksum, keep, stop, settings)
+        top, _commit = fetch.checkout(source, directory, self.checksum, keep, stop, settings, ssh)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.opened.callback(os.close, fd)
         return scan(Root(fd, text), ".", self.exclude)

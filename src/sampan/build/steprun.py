@@ -8,6 +8,7 @@ import posixpath
 import secrets
 import stat
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from sampan.build.parser import heredoc_head
 from sampan.build.rootfs import RootFs
 from sampan.build.trees import Source, relative, scan
 from sampan.build.worker import BuildMount, RunRequest
-from sampan.errors import InvalidParameter, NotFound, Unsupported
+from sampan.errors import InvalidParameter, NotFound
 from sampan.kernel import paths
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class RunStep:
         self.run = run
         self.one = one
         expand = run.scope.expander(run.env)
-        self.mounts = [parse_mount_flag(text, one.span, expand.word) for text in one.mounts]
+        self.mounts = _placed([parse_mount_flag(text, one.span, expand.word) for text in one.mounts])
         self.network = expand.word(one.network)
         self.env = run.env
         self.args = run.scope.run_args(self.env)
@@ -72,10 +73,10 @@ class RunStep:
         if self.network and self.network not in ("default", "none", "host"):
             raise InvalidParameter(f"invalid network mode: {self.network}")
         for mount in self.mounts:
-            if mount.type == "ssh" and mount.required:
-                raise Unsupported(
-                    f"ssh mount {mount.id or 'default'}: no agent is forwarded over this endpoint",
-                    hint="Use --mount=type=secret for a key, or leave out required=true.",
+            if mount.type == "ssh" and mount.required and not self.build.worker.has_agent(mount.id):
+                raise NotFound(
+                    f'no SSH key "{mount.id}" forwarded from the client',
+                    hint=f"Lend it with sampan build --ssh {mount.id}, or leave out required=true.",
                 )
             if mount.type == "secret" and mount.required and mount.id not in self.build.options.secrets:
                 raise NotFound(
@@ -161,7 +162,8 @@ class RunStep:
             secret = self.build.options.secrets.get(mount.id) if mount.type == "secret" else None
             if secret is not None and mount.env is not None:
                 found[mount.env or mount.id] = secret.decode("utf-8", "surrogateescape")
-        return found
+        agents = [mount.target for mount in self.mounts if mount.type == "ssh"]
+        return {"SSH_AUTH_SOCK": agents[0], **found} if agents else found
 
     def _has_script(self) -> bool:
         """Whether the RUN is one here-document with a ``#!`` line: then it is executed as a file."""
@@ -181,7 +183,7 @@ class RunStep:
             return [await self._cache(mount, target)]
         if mount.type == "bind":
             return [await self._bind(mount, target)]
-        return []
+        return await self._agent(mount, target)
 
     def _secret(self, mount: ins.MountSpec, target: str) -> list[BuildMount]:
         data = self.build.options.secrets.get(mount.id)
@@ -192,6 +194,14 @@ class RunStep:
         os.chown(path, mount.uid or 0, mount.gid or 0)
         os.chmod(path, mount.mode if mount.mode is not None else 0o400)
         return [BuildMount("bind", target, str(path), readonly=True)]
+
+    async def _agent(self, mount: ins.MountSpec, target: str) -> list[BuildMount]:
+        worker = self.build.worker
+        if not worker.has_agent(mount.id):
+            return []
+        mode = mount.mode if mount.mode is not None else 0o600
+        made = worker.agent_socket(mount.id, mount.uid or 0, mount.gid or 0, mode)
+        return [BuildMount("bind", target, str(await self.stack.enter_async_context(made)))]
 
     async def _cache(self, mount: ins.MountSpec, target: str) -> BuildMount:
         namespace = self.build.options.args.get("BUILDKIT_CACHE_MOUNT_NS") or ""
@@ -262,6 +272,17 @@ class RunStep:
         path.write_bytes(doc.text.encode("utf-8", "surrogateescape"))
         path.chmod(0o755)
         return [BuildMount("bind", _SCRIPTS, str(directory), readonly=True)]
+
+
+def _placed(mounts: list[ins.MountSpec]) -> list[ins.MountSpec]:
+    """With the places of SSH sockets that weren't told one, numbered as BuildKit does."""
+    number, found = 0, []
+    for mount in mounts:
+        if mount.type == "ssh":
+            mount = replace(mount, target=mount.target or f"/run/buildkit/ssh_agent.{number}")
+            number += 1
+        found.append(mount)
+    return found
 
 
 def _stacked(lowers: list[Path], mount: ins.MountSpec) -> list[Path]:

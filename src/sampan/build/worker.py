@@ -83,5 +83,11 @@ class Worker(Protocol):
     def secret_file(self, data: bytes) -> Path:
         """A new file with a secret's content, on memory where the host has it; the caller removes it."""
 
+    def has_agent(self, name: str) -> bool:
+        """Whether the client lends an SSH agent by that id."""
+
+    def agent_socket(self, name: str, uid: int, gid: int, mode: int) -> AbstractAsyncContextManager[Path]:
+        """A socket of that owner and mode that leads to the client's agent ``name``, while it is used."""
+
     async def fetch(self, url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
         """Download ``url`` to the new file ``target``."""

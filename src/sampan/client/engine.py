@@ -62,10 +62,12 @@ def parse_version(text: str) -> tuple[int, int]:
 class Upgraded:
     """A connection that left HTTP: bytes both ways (attach, exec, session)."""
 
-    def __init__(self, connection: Connection, content_type: str) -> None:
+    def __init__(self, connection: Connection, headers: Mapping[str, str]) -> None:
         self._stream = connection.stream
         self._early = connection.buffer
-        self.content_type = content_type
+        self.headers = headers
+        self.content_type = headers.get("content-type", "")
+        self.sendall = connection.stream.sendall
         self.send_some = connection.stream.send_some
         self.fileno = connection.stream.fileno
         self.close = connection.stream.close
@@ -256,7 +258,7 @@ class Client:
             failure = self._failure(response, target)
             connection.close()
             raise failure
-        return Upgraded(connection, response.headers.get("content-type", ""))
+        return Upgraded(connection, response.headers)
 
     def close(self) -> None:
         """Close the idle connection."""

@@ -36,6 +36,7 @@ from sampan.build.options import BuildOptions, native, parse_platform
 from sampan.build.plan import Plan, make_plan
 from sampan.build.progress import Event
 from sampan.engine import buildfiles
+from sampan.engine.agents import AgentLinks
 from sampan.engine.buildworker import CacheMounts, EngineWorker, Pull, Run
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers.timestamps import rfc3339
@@ -95,6 +96,7 @@ class Builder:
         self._pull = pull
         self._running: dict[Build, asyncio.Task[Image]] = {}
         self._memo = ContextMemo()
+        self.agents = AgentLinks()
         self._background: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -171,7 +173,7 @@ class Builder:
         context = Context(directory / "context", self._memo)
         try:
             if options.remote:
-                await in_thread(partial(self._remote, context, options, directory))
+                await self._fetch_remote(context, options, directory)
             elif body is not None:
                 await read_in_thread(body, context.receive)
             else:
@@ -197,15 +199,29 @@ class Builder:
             return None
         return set(env_dict(found.config)) if found else None
 
+    async def _fetch_remote(self, context: Context, options: BuildOptions, directory: Path) -> None:
+        """With the client's agent where it lends one, else with the keys of whoever runs the engine."""
+        link = self.agents.get(options.ssh) if options.ssh else None
+        if link is None or "default" not in link.ids:
+            await in_thread(partial(self._remote, context, options, directory, fetch.HOST_KEYS))
+            return
+        async with link.socket(self._secrets, "default", 0, 0, 0o600) as path:
+            await in_thread(partial(self._remote, context, options, directory, fetch.agent_keys(path)))
+
     def _remote(
-        self, context: Context, options: BuildOptions, directory: Path, stop: threading.Event
+        self,
+        context: Context,
+        options: BuildOptions,
+        directory: Path,
+        ssh: Mapping[str, str],
+        stop: threading.Event,
     ) -> None:
         """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
         remote = options.remote
         if fetch.is_git(remote):
             directory.mkdir(mode=0o700)
             keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
-            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep, stop)
+            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep, stop, ssh=ssh)
             context.replace(top)
             return
         if not fetch.is_url(remote):
@@ -242,6 +258,7 @@ class Builder:
             run=self._run,
             pull=self._pull,
             auth=job.options.auth,
+            agents=self.agents.get(job.options.ssh) if job.options.ssh else None,
         )
         for reference in job.options.cache_from:
             await self._cache_from(worker, reference)

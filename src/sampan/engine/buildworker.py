@@ -21,6 +21,7 @@ from sampan.build.cache import Cache
 from sampan.build.interruptible import in_thread
 from sampan.build.options import Platform
 from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
+from sampan.engine.agents import AgentLink
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
 from sampan.runtime.config import ContainerConfig, HostConfig
@@ -114,6 +115,7 @@ class EngineWorker:
         run: Run,
         pull: Pull | None,
         auth: Mapping[str, Any],
+        agents: AgentLink | None = None,
     ) -> None:
         self.images = images
         self.layers = layers
@@ -123,6 +125,7 @@ class EngineWorker:
         self._run = run
         self._pull = pull
         self._auth = auth
+        self._agents = agents
         self._resolving: dict[tuple[str, str], asyncio.Lock] = {}
         self._pulled: set[tuple[str, str]] = set()
 
@@ -174,6 +177,17 @@ class EngineWorker:
         with os.fdopen(fd, "wb") as file:
             file.write(data)
         return Path(name)
+
+    def has_agent(self, name: str) -> bool:
+        """Whether the client lends an agent by that id."""
+        return self._agents is not None and name in self._agents.ids
+
+    @asynccontextmanager
+    async def agent_socket(self, name: str, uid: int, gid: int, mode: int) -> AsyncIterator[Path]:
+        """A socket below the run-time directory that leads to the client's agent."""
+        assert self._agents is not None
+        async with self._agents.socket(self._secrets_dir, name, uid, gid, mode) as path:
+            yield path
 
     async def fetch(self, url: str, target: Path, headers: Mapping[str, str]) -> Fetched:
         """Download in a thread."""

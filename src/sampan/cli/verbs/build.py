@@ -18,18 +18,13 @@ if TYPE_CHECKING:
     from sampan.cli.flags import Options
 
 REFRESH = 512 * 1024
-_OURS = ("check", "no-cache-filter", "output", "secret", "why")
+_OURS = ("check", "no-cache-filter", "output", "secret", "ssh", "why")
 
 
 def build(cli: CLI, options: Options, arguments: list[str]) -> int:
     """The failing step's exit code is ours; with --check 1 when there are findings."""
     for tag in options.all("tag"):
         _check_tag(tag)
-    if options.all("ssh"):
-        raise CLIError(
-            "--ssh is not supported: an agent can't be forwarded over the classic build endpoint",
-            hint="Give a key with --secret id=…,src=… and RUN --mount=type=secret.",
-        )
     trust.check(cli, options)
     mode = _mode(options)
     output = buildoutput.parse(options.text("output")) if options.text("output") else None
@@ -42,6 +37,26 @@ def build(cli: CLI, options: Options, arguments: list[str]) -> int:
     query = _query(cli, options, sent)
     if output is not None and output.files:
         query["outputs"] = jsontext.dumps([{"Type": "tar"}])
+    if not options.all("ssh"):
+        return _request(cli, options, query, sent, mode, output)
+    from sampan.cli.sshagents import Lent
+
+    lent = Lent(options.all("ssh"))
+    try:
+        query["ssh"] = lent.lend(cli.client)
+        return _request(cli, options, query, sent, mode, output)
+    finally:
+        lent.close()
+
+
+def _request(
+    cli: CLI,
+    options: Options,
+    query: dict[str, Any],
+    sent: context.Context,
+    mode: str,
+    output: buildoutput.Output | None,
+) -> int:
     headers = {"Content-Type": "application/x-tar", **credentials.all_headers(cli.config)}
     if secrets := _secrets(options.all("secret")):
         headers["X-Sampan-Secrets"] = credentials.encode(secrets)
@@ -381,7 +396,7 @@ BUILD = Command(
         ("secret", "", "secret", "", "A secret for RUN --mount=type=secret (id=x,src=FILE or env=NAME)"),
         ("security-opt", "", "strings", "", "Security option of RUN"),
         ("shm-size", "", "bytes", 0, "Size of /dev/shm of RUN"),
-        ("ssh", "", "strings", "", "Refused: no agent is forwarded over the classic endpoint"),
+        ("ssh", "", "list", "", "Lend an SSH agent to RUN --mount=type=ssh (ID, ID=SOCKET, ID=KEY)"),
         ("squash", "", "bool", False, "Make one layer of all new ones"),
         ("tag", "t", "list", "", "Name of the image (name:tag)"),
         ("target", "", "string", "", "Build up to this stage"),

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import urllib3
 
 from sampan import errors
+from sampan.registry.faults import unreachable
 from sampan.registry.pools import Pools, Proxies
-from sampan.registry.transport import reason
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def download(url: str) -> Iterator[tuple[Callable[[int], bytes], int]]:
     try:
         response = pools.request("GET", url, preload_content=False, redirect=True, retries=urllib3.Retry(3))
     except urllib3.exceptions.HTTPError as error:
-        raise errors.SystemFailure(f'Get "{url}": {reason(error, parts.netloc)}') from error
+        raise unreachable("GET", url, error, parts.netloc) from error
     try:
         if response.status != 200:
             raise errors.SystemFailure(f'Get "{url}": the server answered {response.status}')

@@ -156,5 +156,5 @@ class _Push:
             body=raw,
         )
         if response.status not in (200, 201):
-            raise failure(response, self._reference.familiar)
+            raise failure(response, self._reference.familiar, pushing=True)
         return self._store.blobs.put(raw).digest

@@ -22,6 +22,7 @@ import urllib3
 from sampan import errors
 from sampan.images.manifest import LIMIT
 from sampan.registry.auth import Authorizer, Credentials
+from sampan.registry.faults import unreachable
 from sampan.registry.pools import Pools, Proxies
 
 Body: TypeAlias = bytes | Callable[[], Iterator[bytes]] | None
@@ -105,7 +106,10 @@ class Transport:
             except urllib3.exceptions.HTTPError as error:
                 problem = error
         url = f"{schemes[-1]}://{self._host}/v2/"
-        raise errors.SystemFailure(f'Get "{url}": {reason(problem, self._host)}') from problem
+        raise self._unreachable("GET", url, problem) from problem
+
+    def _unreachable(self, method: str, url: str, error: Exception | None) -> errors.SystemFailure:
+        return unreachable(method, url, error, self._host, self._settings.certificates)
 
     # -- requests ---------------------------------------------------------------------------------------
 
@@ -134,9 +138,7 @@ class Transport:
                 response = self._authorized(method, url, scope, headers or {}, body, stream)
             except urllib3.exceptions.HTTPError as error:
                 if last:
-                    raise errors.SystemFailure(
-                        f'{method.title()} "{url}": {reason(error, self._host)}'
-                    ) from error
+                    raise self._unreachable(method, url, error) from error
                 time.sleep(0.2 * 2**attempt)
                 continue
             if response.status not in (429, 500, 502, 503, 504) or last:
@@ -209,7 +211,7 @@ class Transport:
                 if response.status == 200:
                     return token
         except urllib3.exceptions.HTTPError as error:
-            raise errors.SystemFailure(f'Get "{url}": {reason(error, self._host)}') from error
+            raise self._unreachable("GET", url, error) from error
         except errors.Unauthorized as error:
             raise errors.Unauthorized(f'Get "{url}": {error.message}') from error
         if response.status != 200:
@@ -218,10 +220,12 @@ class Transport:
         return ""
 
 
-def failure(response: urllib3.BaseHTTPResponse, what: str, body: bytes | None = None) -> errors.SampanError:
+def failure(
+    response: urllib3.BaseHTTPResponse, what: str, body: bytes | None = None, *, pushing: bool = False
+) -> errors.SampanError:
     """A registry's refusal as an error: its own code and message, with a hint for the usual ones.
 
-    ``body`` is what was read of a streamed response.
+    ``what`` ends with the name of an image; ``body`` is what was read of a streamed response.
     """
     code = message = ""
     try:
@@ -236,13 +240,24 @@ def failure(response: urllib3.BaseHTTPResponse, what: str, body: bytes | None = 
         hint = f"The registry limits how often this address or user may pull.{until} docker login raises it."
         return errors.SystemFailure(f"toomanyrequests: {message}", hint=hint)
     if response.status in (401, 403):
-        name = what.partition(":")[0]
-        return errors.NotFound(
-            f"pull access denied for {name}, repository does not exist or may require 'docker login': {text}"
-        )
+        return _denied(response, what, text if code else "", pushing=pushing)
     if response.status == 404:
         return errors.NotFound(f"{what} not found: {text}")
     return errors.SystemFailure(f"{what}: {text}")
+
+
+def _denied(response: urllib3.BaseHTTPResponse, what: str, text: str, *, pushing: bool) -> errors.NotFound:
+    """401 and 403. The answer to a HEAD has no words of its own."""
+    if not text and response.status == 401:
+        text = "unauthorized: authentication required"
+    text = text or "denied: requested access to the resource is denied"
+    if pushing:
+        return errors.NotFound(text, hint="Log in with an account that may push there: docker login REGISTRY")
+    front, slash, last = what.rpartition(" ")[2].partition("@")[0].rpartition("/")
+    name = front + slash + last.partition(":")[0]
+    return errors.NotFound(
+        f"pull access denied for {name}, repository does not exist or may require 'docker login': {text}"
+    )
 
 
 def _pause(response: urllib3.BaseHTTPResponse, attempt: int) -> float | None:
@@ -264,15 +279,3 @@ def _may_be_insecure(host: str, listed: tuple[str, ...]) -> bool:
         return False
     networks = [ipaddress.ip_network(entry, strict=False) for entry in listed if "/" in entry]
     return address.is_loopback or any(address in network for network in networks)
-
-
-def reason(error: Exception | None, host: str) -> str:
-    """What went wrong in the words of Go's network library."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError) or "refused" in str(cause).lower():
-            return f"dial tcp {host.replace('localhost', '127.0.0.1')}: connect: connection refused"
-        if isinstance(cause, urllib3.exceptions.NameResolutionError):
-            return f"dial tcp: lookup {host.partition(':')[0]}: no such host"
-        cause = cause.__cause__ or cause.__context__
-    return str(error)

@@ -43,7 +43,7 @@ def exists(transport: Transport, target: Target, digest: str) -> bool:
     """Whether the repository has a blob. NotFound (as Docker words denied access)."""
     response = transport.request("HEAD", f"/v2/{target.path}/blobs/{digest}", target.scope)
     if response.status in (401, 403):
-        raise failure(response, target.name)
+        raise failure(response, target.name, pushing=True)
     return response.status == 200
 
 
@@ -77,7 +77,7 @@ def upload(
 def _begin(transport: Transport, target: Target) -> _Session:
     response = transport.request("POST", f"/v2/{target.path}/blobs/uploads/", target.scope)
     if response.status != 202 or "Location" not in response.headers:
-        raise failure(response, target.name)
+        raise failure(response, target.name, pushing=True)
     return _Session(urljoin(transport.base(), response.headers["Location"]))
 
 
@@ -106,8 +106,8 @@ def _try(
     if response.status == 201:
         return None
     if response.status in (*_BROKEN, 404, 416):
-        return failure(response, what)
-    raise failure(response, what)
+        return failure(response, what, pushing=True)
+    raise failure(response, what, pushing=True)
 
 
 def _send(

@@ -213,6 +213,19 @@ while time.time() < end:
 
 
 @in_lab()
+async def test_the_resolver_costs_no_tracking_of_connections(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _c, box = await lab.run("n1", name="a")
+    _p, published = await lab.run("n1", name="b", ports={"80/tcp": "8080"})
+    for one, name in ((box, "b"), (published, "a")):
+        assert (await lookup(one, name)).startswith("NOERROR 172.")
+        assert (await lookup(one, name, way="tcp")).startswith("NOERROR 172.")
+    count = ["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]
+    tracked = subprocess.run(box.command(*count), capture_output=True, text=True)
+    assert tracked.stdout == "0\n"
+
+
+@in_lab()
 async def test_ipv6(lab: Lab) -> None:
     outside = lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
     await lab.networks.create(CreateNetwork(name="six", enable_ipv6=True))

@@ -24,6 +24,18 @@ from sampan.network.files import RESOLVER
 
 TABLE = "sampan"
 _CLEAR = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in ("ip", "ip6"))
+# The resolver's ports are changed to 53 and back packet by packet: address translation would have the kernel
+# track every connection of the container. Questions are changed before a tracking that other rules ask for,
+# answers after it, so that it sees one connection.
+_RESOLVER = f"""  chain asked {{{{ type filter hook output priority raw; policy accept;
+    ip daddr {RESOLVER} udp dport 53 udp dport set {{udp}}
+    ip daddr {RESOLVER} tcp dport 53 tcp dport set {{tcp}}
+  }}}}
+  chain answered {{{{ type filter hook output priority mangle; policy accept;
+    ip saddr {RESOLVER} udp sport {{udp}} udp sport set 53
+    ip saddr {RESOLVER} tcp sport {{tcp}} tcp sport set 53
+  }}}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +258,7 @@ def rules_text(rules: Rules) -> str:
     text = fallback.ipv4_text(rules.fallback)
     udp, tcp = rules.resolver
     if udp:
-        text += (
-            "  chain output { type nat hook output priority -100; policy accept;\n"
-            f"    ip daddr {RESOLVER} udp dport 53 dnat to {RESOLVER}:{udp}\n"
-            f"    ip daddr {RESOLVER} tcp dport 53 dnat to {RESOLVER}:{tcp}\n  }}\n"
-        )
+        text += _RESOLVER.format(udp=udp, tcp=tcp)
     if not text:
         return ""
     return f"table ip {TABLE} {{\n{text}}}\n" + fallback.ipv6_text(rules.fallback, TABLE)

@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import STOCK_CLI, Daemon, import_busybox
 from tests.dockerd import running_dockerd
 from tests.registry.front import Exchange, Front
-from tests.registry.serving import Served, digest_of
+from tests.registry.serving import MANIFEST, Served, digest_of
 from tests.registry.test_server_access import users
 
 
@@ -177,6 +177,28 @@ def test_mirror(serve: Callable[..., Served]) -> None:
     assert "outdated" in stale.headers["Warning"]
     assert mirror.ask("GET", "/v2/team/app/manifests/3").status in (404, 503)
     front.close()
+
+
+def test_lists_of_a_mirror_are_upstreams(serve: Callable[..., Served]) -> None:
+    """Also of what nobody pulled; without upstream of what was."""
+    upstream = serve(data="upstream")
+    mirror = serve("--mirror", f"http://{upstream.address}", data="mirror")
+    digest, raw = upstream.image("app", "1", "2", "10")
+    about = {"mediaType": MANIFEST, "digest": digest, "size": len(raw)}
+    signature, _ = upstream.image("app", subject=about, artifactType="x/signature")
+    upstream.image("app", subject=about, artifactType="x/other")
+    assert mirror.json("/v2/app/tags/list")["tags"] == ["1", "10", "2"]
+    page = mirror.ask("GET", "/v2/app/tags/list?n=2")
+    assert json.loads(page.data)["tags"] == ["1", "10"] and "last=10" in page.headers["Link"]
+    found = mirror.json(f"/v2/app/referrers/{digest}?artifactType=x/signature")["manifests"]
+    assert [entry["digest"] for entry in found] == [signature]
+    assert mirror.ask("GET", "/v2/never/tags/list").status == 404
+    mirror.ask("GET", "/v2/app/manifests/2")
+    mirror.ask("GET", f"/v2/app/manifests/{signature}")
+    upstream.stop()
+    assert mirror.json("/v2/app/tags/list")["tags"] == ["2"]
+    found = mirror.json(f"/v2/app/referrers/{digest}")["manifests"]
+    assert [entry["digest"] for entry in found] == [signature]
 
 
 def test_what_nobody_asks_a_mirror_for_goes(serve: Callable[..., Served]) -> None:

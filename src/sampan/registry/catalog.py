@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
@@ -25,20 +26,36 @@ _PAGE = 1000
 
 def tags(transport: Transport, reference: Reference) -> list[str]:
     """All tags of a repository, following the pages (distribution-spec, "Listing Tags"). NotFound."""
-    place, found = f"/v2/{reference.path}/tags/list?n={_PAGE}", []
+    pages = _pages(transport, reference, f"tags/list?n={_PAGE}", "tags")
+    return [str(tag) for page in pages for tag in page]
+
+
+def referrers(transport: Transport, reference: Reference, digest: str, kind: str) -> list[dict[str, Any]]:
+    """Descriptors of what is about a manifest, of one artifact type or all for ``kind`` "" (distribution-spec,
+    "Listing Referrers"). NotFound where the registry has no such list.
+    """
+    query = "?" + urlencode({"artifactType": kind}) if kind else ""
+    pages = _pages(transport, reference, f"referrers/{digest}{query}", "manifests")
+    found = [entry for page in pages for entry in page if isinstance(entry, dict)]
+    return [entry for entry in found if not kind or entry.get("artifactType") == kind]
+
+
+def _pages(transport: Transport, reference: Reference, path: str, name: str) -> Iterator[list[Any]]:
+    """The list ``name`` of each page of a list. NotFound, SystemFailure."""
+    place = f"/v2/{reference.path}/{path}"
     for _ in range(_PAGES):
         response = transport.request("GET", place, f"repository:{reference.path}:pull")
         if response.status != 200:
             raise failure(response, reference.familiar_name)
         try:
-            found += [str(tag) for tag in json.loads(response.data[: documents.LIMIT])["tags"] or ()]
+            yield list(json.loads(response.data[: documents.LIMIT])[name] or ())
         except (ValueError, KeyError, TypeError) as error:
             raise errors.SystemFailure(
                 f"the registry's list of {reference.familiar_name} is unreadable"
             ) from error
         following = _NEXT.match(response.headers.get("Link", ""))
         if following is None:
-            return found
+            return
         place = urljoin(urljoin(transport.base(), place), following.group(1))
         if not place.startswith(transport.base() + "/"):
             raise errors.SystemFailure(f"the list of {reference.familiar_name} goes on elsewhere: refused")

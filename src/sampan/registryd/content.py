@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +49,14 @@ class Page:
 
     entries: list[str]
     more: bool = False
+
+    @classmethod
+    def of(cls, entries: Iterable[str], count: int | None, last: str) -> Page:
+        """At most ``count`` (None: all) of the entries behind ``last``."""
+        found = sorted(name for name in entries if name > last)
+        if count is None or len(found) <= count:
+            return cls(found)
+        return cls(found[:count], more=count > 0)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """``--mirror``: content of another registry, fetched when it is first asked for and kept.
 
-Tags are looked up there each time (a HEAD, which Docker Hub doesn't count); when it can't be reached, what is
-kept is given out with a warning. A blob is fetched once, by a thread of its own; all who want it read behind
-that thread, so nobody waits for a slower client, and a download goes on when its first client has left.
+Tags are looked up there each time (a HEAD, which Docker Hub doesn't count), so are lists; when it can't be
+reached, what is kept is given out with a warning. A blob is fetched once, by a thread of its own; all who want
+it read behind that thread, so nobody waits for a slower client, and a download goes on when its first client
+has left.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from sampan import errors
 from sampan.images import manifest as documents
 from sampan.images.manifest import Descriptor
 from sampan.images.reference import Reference
+from sampan.registry import catalog
 from sampan.registry.pull import resolve
 from sampan.registry.transport import Transport, failure
 from sampan.registryd import names
-from sampan.registryd.content import Blob, Document
+from sampan.registryd.content import Blob, Document, Page, Referrers
 from sampan.registryd.documents import read as read_manifest
 from sampan.registryd.names import Span
 from sampan.registryd.refusals import Refusal
@@ -68,6 +70,26 @@ class Mirror(Repositories):
             log.warning("serving %s:%s from the cache: %s", repository, reference, error)
             return Document(kept.raw, kept.media_type, kept.digest, _STALE)
 
+    def tags(self, repository: str, count: int | None, last: str) -> Page:
+        """See ``content.Source``: upstream's, and what is kept when it can't be asked."""
+        try:
+            return Page.of(catalog.tags(self._transport, self._name(repository)), count, last)
+        except errors.NotFound as error:
+            raise Refusal("NAME_UNKNOWN", f"not known upstream: {error.message}") from error
+        except errors.SampanError as error:
+            log.warning("serving the tags of %s from the cache: %s", repository, error)
+            return super().tags(repository, count, last)
+
+    def referrers(self, repository: str, digest: Digest, kind: str, last: str) -> Referrers:
+        """See ``content.Source``: upstream's, and what is kept when it can't be asked or has no such list."""
+        try:
+            return Referrers(catalog.referrers(self._transport, self._name(repository), digest, kind))
+        except errors.SampanError:
+            return super().referrers(repository, digest, kind, last)
+
+    def _name(self, repository: str, tag: str = "", digest: str = "") -> Reference:
+        return Reference(self._transport.domain, repository, tag, digest)
+
     def _forget_manifests(self, lives: Lives) -> int:
         """Forget what nobody asked for in a long time: upstream has it."""
         found = self.links.unwanted(int(age(lives.mirrored)))
@@ -93,9 +115,7 @@ class Mirror(Repositories):
 
     def _fetch(self, repository: str, reference: str) -> Document:
         is_digest = digests.valid(reference)
-        name = Reference(
-            self._transport.domain, repository, "" if is_digest else reference, reference if is_digest else ""
-        )
+        name = self._name(repository, digest=reference) if is_digest else self._name(repository, reference)
         remote = resolve(self._transport, name)
         pushed = read_manifest(remote.raw, remote.media_type)
         tags = [] if is_digest else [names.tag(reference)]

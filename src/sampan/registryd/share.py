@@ -79,11 +79,11 @@ class Share:
 
     def tags(self, repository: str, count: int | None, last: str) -> Page:
         """See ``content.Source``."""
-        return _page(self._repository(repository), count, last)
+        return Page.of(self._repository(repository), count, last)
 
     def repositories(self, count: int | None, last: str) -> Page:
         """See ``content.Source``."""
-        return _page(self._tags(), count, last)
+        return Page.of(self._tags(), count, last)
 
     # -- content ----------------------------------------------------------------------------------------
 
@@ -189,10 +189,3 @@ def _repositories(reference: Reference) -> list[str]:
     if reference.domain == "docker.io":
         candidates.append(reference.familiar_name.removeprefix("library/"))
     return [name for name in dict.fromkeys(candidates) if names.is_repository(name)]
-
-
-def _page(entries: dict[str, Any], count: int | None, last: str) -> Page:
-    found = sorted(name for name in entries if name > last)
-    if count is None or len(found) <= count:
-        return Page(found)
-    return Page(found[:count], more=count > 0)

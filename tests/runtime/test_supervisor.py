@@ -143,6 +143,32 @@ def test_a_dead_zygote_is_replaced() -> None:
     asyncio.run(go())
 
 
+def test_a_stopped_zygote_is_replaced_and_keeps_nobody_else_waiting() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            first = await start(supervisor, box.plan(["sleep", "60"]))
+            stopped = supervisor.zygote_pid
+            os.kill(stopped, signal.SIGSTOP)
+            # More than its socket takes: the loop goes on meanwhile.
+            plan = box.exec_plan(["true"])
+            execs = [asyncio.create_task(supervisor.exec(first, plan)) for _ in range(400)]
+            began = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.5)
+            assert asyncio.get_running_loop().time() - began < 1.5
+            for process in await asyncio.wait_for(asyncio.gather(*execs), 60):
+                assert (await process.wait()).code == 0
+            assert supervisor.zygote_pid not in (0, stopped) and not os.path.exists(f"/proc/{stopped}")
+            os.kill(supervisor.zygote_pid, signal.SIGSTOP)
+            given_up = asyncio.create_task(supervisor.launch(box.plan(["sleep", "61"])))
+            await asyncio.sleep(0.2)
+            given_up.cancel()
+            assert first.exit is None
+            first.signal(signal.SIGKILL)
+            assert (await first.wait()).code == 137
+
+    asyncio.run(go())
+
+
 def test_a_monitor_hands_the_shutdown_of_the_machine_on() -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):

@@ -39,7 +39,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +46,9 @@ from typing import Any
 
 from sampan.errors import Conflict, StartFailure, SystemFailure
 from sampan.kernel import namespaces
-from sampan.runtime import handover, wire, zygote
+from sampan.runtime import handover, wire
 from sampan.runtime.failures import start_failure
+from sampan.runtime.zygotes import Zygote, Zygotes
 
 _LAST_WORDS = 0.5  # seconds that a dying process has to say why
 _SYNC_PATIENCE = 2.0  # seconds for a monitor to write what it has
@@ -328,19 +328,18 @@ class Supervisor:
     """Launches processes through its zygote, which it replaces when it dies."""
 
     def __init__(self) -> None:
-        self._zygote: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._zygotes = Zygotes()
         self._processes: set[Process] = set()
 
     async def start(self) -> None:
         """Start the zygote (about 50 ms until it serves; requests may be sent at once)."""
-        self._spawn()
+        self._zygotes.present()
 
     async def close(self) -> None:
         """End the zygote and let go of the monitors; containers run on."""
         for process in list(self._processes):
             process.forget()
-        await asyncio.to_thread(self._end_zygote)
+        await self._zygotes.close()
 
     async def launch(self, plan: dict[str, Any], attach: Sequence[AttachEnd] = ()) -> Process:
         """Make a container's process: on return its namespaces exist and it waits for ``proceed()``.
@@ -392,35 +391,7 @@ class Supervisor:
     @property
     def zygote_pid(self) -> int:
         """Process id of the present zygote, 0 when there is none."""
-        return self._zygote.pid if self._zygote is not None else 0
-
-    # --- the zygote --------------------------------------------------------------------------------
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._zygote = subprocess.Popen(
-                zygote.command(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                start_new_session=True,
-            )
-        self._channel = ours
-
-    def _end_zygote(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        if self._zygote is not None:
-            try:
-                self._zygote.wait(5)
-            except subprocess.TimeoutExpired:
-                self._zygote.kill()
-                self._zygote.wait()
-            self._zygote = None
+        return self._zygotes.pid
 
     def _keep(self, process: Process) -> Process:
         self._processes.add(process)
@@ -432,21 +403,24 @@ class Supervisor:
         plan_fd = wire.pack_plan(plan)
         try:
             for _ in range(_ZYGOTE_TRIES):
-                process = self._send_request(plan, plan_fd, attach, target)
+                asked, process = await self._send_request(plan, plan_fd, attach, target)
                 try:
-                    await asyncio.shield(process._hello)
+                    await self._zygotes.answer(asked, process._hello)
                 except MonitorLost:
-                    await asyncio.to_thread(self._end_zygote)
+                    await self._zygotes.replace(asked)
                     continue
+                except asyncio.CancelledError:
+                    process.forget()  # its monitor ends by that, for nobody says go
+                    raise
                 return process
         finally:
             os.close(plan_fd)
             _close_ends(attach)
         raise SystemFailure("the launcher process ended unexpectedly", hint="See the engine's log.")
 
-    def _send_request(
+    async def _send_request(
         self, plan: dict[str, Any], plan_fd: int, attach: Sequence[AttachEnd], target: int
-    ) -> Process:
+    ) -> tuple[Zygote, Process]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         wants = [(end.stdin, end.stdout, end.stderr) for end in attach]
         groups = plan.get("join", ())
@@ -454,18 +428,13 @@ class Supervisor:
         request = ("launch", wants, target >= 0, _pid_namespace(plan), group)
         fds = [theirs.fileno(), plan_fd, *([target] if target >= 0 else [])]
         fds += [end.sock.fileno() for end in attach]
-        with theirs:
-            for last in (False, True):
-                if self._channel is None:
-                    self._spawn()
-                try:
-                    wire.send(self._channel, request, fds)  # type: ignore[arg-type]
-                    break
-                except OSError:
-                    if last:
-                        raise
-                    self._end_zygote()
-        return self._keep(Process(plan["kind"], ours))
+        try:
+            with theirs:
+                asked = await self._zygotes.send(request, fds)
+        except BaseException:
+            ours.close()
+            raise
+        return asked, self._keep(Process(plan["kind"], ours))
 
 
 def _pid_namespace(plan: dict[str, Any]) -> bool | str:

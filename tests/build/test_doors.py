@@ -10,9 +10,12 @@ import hashlib
 import http.server
 import json
 import lzma
+import re
 import shutil
 import subprocess
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -366,3 +369,86 @@ def test_a_repository_brings_no_settings(door: Door, site: tuple[str, Path], tmp
     built = door.build(f"FROM BASE\nADD {url}/r.git /r\n")
     assert door.run(built.id, "cat", "/r/f") == "x"
     assert not mark.exists()
+
+
+@pytest.fixture
+def seer() -> Iterator[str]:
+    """A server that knows which paths it was asked for: ``/seen/x`` answers when ``/x`` was, else 404."""
+    asked: set[str] = set()
+    known = threading.Condition()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/seen"):
+                with known:
+                    found = known.wait_for(lambda: self.path.removeprefix("/seen") in asked, 20)
+                self.send_response(200 if found else 404)
+            else:
+                with known:
+                    asked.add(self.path)
+                    known.notify_all()
+                self.send_response(404 if "missing" in self.path or "/v2" in self.path else 200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"data")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_later_sources_are_fetched_while_run_runs(door: Door, seer: str) -> None:
+    url, host = seer, seer.removeprefix("http://")
+    file = (
+        "FROM BASE\nARG WHAT=no\nENV WHERE=$WHAT\n"
+        f"RUN wget -q -O- {url}/seen/first && wget -q -O- {url}/seen/second && echo went\n"
+        f"WORKDIR /w\nADD {url}/$WHERE /x/\nENV WHERE=second\nADD --chown=12 {url}/$WHERE ./\n"
+        "RUN stat -c '%n %u' /x/first /w/second\n"
+    )
+    built = door.build(file, networkmode="host", nocache=1, buildargs={"WHAT": "first"})
+    assert "went\n" in built.text and "/x/first 0\n/w/second 12\n" in built.text, built.error
+    steps = re.findall(r"Step (\d)/9", built.text)
+    assert steps == list("123456789") and built.text.index("went") < built.text.index("Step 6/9")
+    # One that can't be had is told when its turn has come, after what runs before it.
+    wrong = door.build(
+        f"FROM BASE\nRUN wget -q -O- {url}/seen/missing && echo before\nADD {url}/missing /x\n",
+        networkmode="host",
+    )
+    assert "before\n" in wrong.text and "with status 404" in wrong.error and wrong.text.count("Step 3/3") == 1
+    pulled = door.build(
+        f"FROM BASE\nRUN wget -q -O- {url}/seen/v2/ && echo before\nCOPY --from={host}/a:1 /x /x\n",
+        networkmode="host",
+    )
+    assert "before\n" in pulled.text and "invalid from flag value" in pulled.error, pulled.text
+
+
+def test_linked_layers_are_made_while_run_runs(door: Door, seer: str) -> None:
+    dockerfile = (
+        f"FROM BASE AS other\nRUN echo made > /made\nFROM BASE\nRUN wget -q -O- {seer}/seen/both && chmod 750 / && echo went\n"
+        "WORKDIR /w\nCOPY --link --chown=3:4 linked /deep/\nCOPY --link --from=other /made .\nRUN stat -c '%n %a %u' / /deep/linked /w/made\n"
+    )
+
+    def watch() -> None:
+        for _ in range(1000):
+            top = door.daemon.root / "build"
+            names = {path.name for path in top.glob("*/*/upper/*/*")}
+            if {"linked", "made"} <= names:
+                urllib.request.urlopen(f"{seer}/both").close()
+                return
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    built = door.build(dockerfile, {"linked": "x"}, networkmode="host", nocache=1)
+    watcher.join()
+    assert "went\n" in built.text and "/ 750 0\n/deep/linked 644 3\n/w/made 644 0\n" in built.text, (
+        built.error
+    )
+    again = door.build(dockerfile, {"linked": "x"}, networkmode="host")
+    assert again.cached() == 6 and again.id == built.id
+    # The linked layers come from the cache over another parent, too.
+    assert door.build(dockerfile.replace("750", "711"), {"linked": "x"}, networkmode="host").cached() == 3

@@ -128,6 +128,11 @@ class Cache:
             self._touched.add(key)
         return Hit(chain or None, created, description)
 
+    def has(self, key: str) -> bool:
+        """Whether :meth:`lookup` would find something; doesn't count as a use."""
+        rows = self._db.query("SELECT chain FROM build_cache WHERE key = ?", (key,))
+        return bool(rows) and (not rows[0][0] or self._layers.has(rows[0][0]))
+
     def store(self, inputs: Inputs, slot: str, description: str, hit: Hit, size: int) -> None:
         """Remember what a step made."""
         key = inputs.key()

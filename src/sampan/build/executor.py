@@ -11,6 +11,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan.build import imageconfig
 from sampan.build import instructions as ins
@@ -29,6 +30,9 @@ from sampan.build.scope import Scope
 from sampan.build.worker import Worker
 from sampan.errors import InvalidParameter, SampanError, SystemFailure
 from sampan.storage.layers import Layer
+
+if TYPE_CHECKING:
+    from sampan.build.ahead import Ahead
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Event], None]
@@ -83,6 +87,9 @@ class Build:
         self.platform = parse_platform(options.platform) if options.platform else native()
         self._stages: dict[int, asyncio.Task[StageRun]] = {}
         self._numbered = 0
+        self._started: set[int] = set()
+        # How many steps fetch before their turn at a time: each holds a thread.
+        self.early = asyncio.Semaphore(3)
         # What the cache knew or learned of each step, for images that carry their cache along.
         self.results: dict[str, Hit] = {}
         # How many layers of the result come from the image that its first stage began with.
@@ -134,13 +141,36 @@ class Build:
     async def _build_stage(self, index: int) -> StageRun:
         plan = self.plan.stages[index]
         run = await self._from(plan)
-        for offset, step in enumerate(plan.stage.steps):
-            run.vertex = plan.first_step + offset
-            run.ordinal = offset
-            self.tell("start", run.vertex)
-            await self._located(step.span, run.vertex, self.step(run, step))
-            self.tell("done", run.vertex, run.image.id)
+        ahead = self._look_ahead(run)
+        try:
+            for offset, step in enumerate(plan.stage.steps):
+                run.vertex = plan.first_step + offset
+                run.ordinal = offset
+                self.started(run.vertex)
+                begun = ahead.steps.pop(offset, None) if ahead else None
+                work = self.step(run, step) if begun is None else begun.apply_to(run)
+                await self._located(step.span, run.vertex, work)
+                self.tell("done", run.vertex, run.image.id)
+        finally:
+            if ahead is not None:
+                await ahead.close()
         return run
+
+    def _look_ahead(self, run: StageRun) -> Ahead | None:
+        """Begin what later instructions of the stage can do now, if it has such."""
+        if not any(isinstance(step, ins.Copy | ins.Run) for step in run.plan.stage.steps[1:]):
+            return None
+        from sampan.build.ahead import Ahead
+
+        ahead = Ahead(self, run)
+        ahead.begin()
+        return ahead
+
+    def started(self, vertex: int) -> None:
+        """Tell that a step has begun, once."""
+        if vertex not in self._started:
+            self._started.add(vertex)
+            self.tell("start", vertex)
 
     async def _located(self, span: Span, vertex: int, work: Awaitable[None]) -> None:
         try:

@@ -291,3 +291,23 @@ class _Git:
         """The commit that ``name`` means, "" for none."""
         code, found, _ = self.run("rev-parse", "--verify", "-q", f"{name}^{{commit}}")
         return found.strip() if code == 0 else ""
+
+
+def http_login(url: str, secrets: Mapping[str, bytes]) -> dict[str, str]:
+    """The header fields of the login that a secret gives for a URL's host."""
+    host = urlsplit(url).hostname or ""
+    header = secrets.get(f"HTTP_AUTH_HEADER_{host}")
+    token = secrets.get(f"HTTP_AUTH_TOKEN_{host}")
+    if header:
+        return {"Authorization": header.decode().strip()}
+    return {"Authorization": f"Bearer {token.decode().strip()}"} if token else {}
+
+
+def git_login(source: GitSource, secrets: Mapping[str, bytes]) -> dict[str, str]:
+    """git's settings with the login that a secret gives (reference, "ADD", "Private repositories")."""
+    host = urlsplit(source.repository).hostname or ""
+    header = secrets.get(f"GIT_AUTH_HEADER.{host}") or secrets.get("GIT_AUTH_HEADER")
+    token = secrets.get(f"GIT_AUTH_TOKEN.{host}") or secrets.get("GIT_AUTH_TOKEN")
+    if header is None and token is not None:
+        header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
+    return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}

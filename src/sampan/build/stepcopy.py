@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
 import posixpath
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from sampan.build import fetch, imageconfig, roots
 from sampan.build import instructions as ins
@@ -26,6 +22,7 @@ from sampan.build.context import is_archive
 from sampan.build.contextmemo import Copied
 from sampan.build.copytree import Copier, write_file
 from sampan.build.failure import BuildFailed
+from sampan.build.found import Archive, Blob, Found, open_archive, open_source
 from sampan.build.ignore import Ignore
 from sampan.build.interruptible import in_thread
 from sampan.build.modes import Change, parse_mode
@@ -33,38 +30,12 @@ from sampan.build.rootfs import RootFs
 from sampan.build.trees import Root, Source, expand_glob, relative, scan
 from sampan.build.words import Lexer
 from sampan.errors import InvalidParameter, NotFound, SampanError
-from sampan.kernel import paths
 from sampan.storage import compress
 from sampan.storage.extract import Extractor, Options
 from sampan.storage.tar import TarReader
 
 if TYPE_CHECKING:
     from sampan.build.executor import Build, Made, StageRun
-
-
-@dataclass(slots=True)
-class Blob:
-    """A single file that isn't in a source tree: a here-document or a download."""
-
-    name: str
-    digest: str
-    data: bytes = b""
-    path: Path | None = None
-    modified: float | None = None
-    mode: int = 0o644
-
-
-@dataclass(slots=True)
-class Archive:
-    """A tar that ADD unpacks: open for reading below a root, or a downloaded file."""
-
-    name: str
-    digest: str
-    source: Source | None = None
-    path: Path | None = None
-
-
-Found = Source | Blob | Archive
 
 
 class CopyStep:
@@ -85,31 +56,29 @@ class CopyStep:
         self.exclude = Ignore.of([word(text) for text in one.exclude]) if one.exclude else None
         self.lowers: list[Path] | None = None
         self.opened = ExitStack()
+        self.found: list[Found] = []
+        self.fetched: dict[int, Found] = {}
+        # What was copied before the step's turn, and the task that does what can be done then.
+        self.upper: Path | None = None
+        self.begun: asyncio.Task[None] | None = None
 
     async def apply(self) -> None:
         """Take the layer from the cache or make it."""
-        if not self.destination:
-            raise InvalidParameter(f"{self.one.name} requires a destination")
-        if self.from_:
-            image = await self.build.from_image(self.from_, self.run)
-            self.lowers = self.build.worker.layers.lowers(image.chain)
-            if await self._known(image.chain or ""):
-                return
-        with ExitStack() as self.opened:
-            fetched = await self._fetch()
-            found: list[Found] = []
-            of_context = self.lowers is None and not fetched
-            copied = self._remembered() if of_context else None
-            if copied is None:
-                found = await asyncio.to_thread(self._gather, fetched)
-                copied = self._described(found)
-                if of_context:
-                    self.build.context.known.keep(self._memo_key(), copied)
+        with self.opened:
+            if not self.destination:
+                raise InvalidParameter(f"{self.one.name} requires a destination")
+            if self.begun is not None:
+                await self.begun
+            if self.from_:
+                image = await self.build.from_image(self.from_, self.run)
+                self.lowers = self.build.worker.layers.lowers(image.chain)
+                if await self._known(image.chain or ""):
+                    return
+            copied = await self._look()
             self._check_count(copied.count)
 
             async def make() -> Made:
-                sources = found or await asyncio.to_thread(self._gather, fetched)
-                return await asyncio.to_thread(self._make, sources)
+                return await asyncio.to_thread(self._make, await self._sources())
 
             comment = self._comment(copied.label)
             inputs = self._inputs(copied)
@@ -117,6 +86,78 @@ class CopyStep:
             if self.from_:
                 self.build.worker.cache.store(self.alias, "", comment, hit, 0)
                 self.build.results[self.alias.key()] = Hit(hit.chain, hit.created, comment)
+
+    async def _look(self) -> Copied:
+        """Fetch what is to be fetched, and find out what goes in."""
+        self.fetched = self.fetched or await self._fetch()
+        of_context = self.lowers is None and not self.fetched
+        copied = self._remembered() if of_context else None
+        if copied is None:
+            copied = self._described(await self._sources())
+            if of_context:
+                self.build.context.known.keep(self._memo_key(), copied)
+        return copied
+
+    async def _sources(self) -> list[Found]:
+        self.found = self.found or await asyncio.to_thread(self._gather, self.fetched)
+        return self.found
+
+    # -- before the step's turn -------------------------------------------------------------------------
+
+    def may_begin(self) -> bool:
+        """Whether something can be done that needs nothing of the stage: fetching, or a whole layer."""
+        if not self.destination:
+            return False
+        if self.from_ and self.build.find_stage(self.from_, self.run) is None:
+            return True
+        return self._stands_alone() or (self.one.is_add and any(map(self._is_remote, self.one.sources)))
+
+    def _is_remote(self, text: str) -> bool:
+        source = self.word(text)
+        return fetch.is_git(source) or fetch.is_url(source)
+
+    def _stands_alone(self) -> bool:
+        """Whether its layer is the same over anything; a user's name is looked up in the stage."""
+        return self.one.link and not set(self.chown) - set("0123456789:")
+
+    def begin(self) -> None:
+        """Begin; errors wait for the step's turn."""
+        self.begun = asyncio.create_task(self._begin())
+
+    async def _begin(self) -> None:
+        chain = ""
+        if self.from_:
+            image = await self.build.from_image(self.from_, self.run)
+            self.lowers, chain = self.build.worker.layers.lowers(image.chain), image.chain or ""
+        async with self.build.early:
+            if not self.from_:
+                self.fetched = await self._fetch()
+            if self._stands_alone() and not self._is_cached(self._alias(chain)):
+                inputs = self._inputs(await self._look())
+                if not self._is_cached(inputs):
+                    self.upper = await asyncio.to_thread(self._copied_alone, await self._sources())
+
+    def _is_cached(self, inputs: Inputs) -> bool:
+        return not self.build.builds_anew(self.run) and self.build.worker.cache.has(inputs.key())
+
+    def _copied_alone(self, found: list[Found]) -> Path:
+        upper, work = self.build.worker.layers.make_upper(None, self.build.scratch_directory())
+        self._fill(found, upper, work, [], (0, 0) if not self.chown else owner_of(None, self.chown))
+        return upper
+
+    async def apply_to(self, run: StageRun) -> None:
+        """Its turn has come, in the stage as it is now."""
+        self.run = run
+        await self.apply()
+
+    async def abandon(self) -> None:
+        """Stop it; its turn won't come."""
+        if self.begun is not None:
+            self.begun.cancel()
+            await asyncio.gather(self.begun, return_exceptions=True)
+        self.opened.close()
+
+    # -- what is asked for ------------------------------------------------------------------------------
 
     def _check_count(self, count: int) -> None:
         if not count:
@@ -148,7 +189,7 @@ class CopyStep:
 
     async def _known(self, chain: str) -> bool:
         """A short cut for --from: the same source layers give the same content, without reading any file."""
-        self.alias = Inputs("COPY --from", self._below(), {**self._values(), "source": chain})
+        self.alias = self._alias(chain)
         hit = None if self.build.builds_anew(self.run) else self.build.worker.cache.lookup(self.alias.key())
         if hit is None:
             return False
@@ -156,6 +197,9 @@ class CopyStep:
         self.build.results[self.alias.key()] = hit
         await self.build.add_layer(self.run, self._created_by(hit.description), hit)
         return True
+
+    def _alias(self, chain: str) -> Inputs:
+        return Inputs("COPY --from", self._below(), {**self._values(), "source": chain})
 
     # -- what goes in -----------------------------------------------------------------------------------
 
@@ -226,7 +270,7 @@ class CopyStep:
     async def _download(self, url: str) -> Found:
         path = self.build.scratch_directory() / "download"
         try:
-            got = await self.build.worker.fetch(url, path, self._credentials(url))
+            got = await self.build.worker.fetch(url, path, fetch.http_login(url, self.build.options.secrets))
         except SampanError as error:
             raise BuildFailed(f"{self.one.name} failed: {error.message}") from error
         if self.checksum and self.checksum != f"sha256:{got.digest}":
@@ -236,25 +280,6 @@ class CopyStep:
         if self._target().endswith("/") and not got.name:
             raise BuildFailed(f"cannot determine filename from url: {url}")
         return Blob(got.name, got.digest, path=path, modified=got.modified, mode=0o600)
-
-    def _credentials(self, url: str) -> dict[str, str]:
-        host = urlsplit(url).hostname or ""
-        secrets = self.build.options.secrets
-        header = secrets.get(f"HTTP_AUTH_HEADER_{host}")
-        token = secrets.get(f"HTTP_AUTH_TOKEN_{host}")
-        if header:
-            return {"Authorization": header.decode().strip()}
-        return {"Authorization": f"Bearer {token.decode().strip()}"} if token else {}
-
-    def _git_settings(self, source: fetch.GitSource) -> dict[str, str]:
-        """The login that a secret gives (reference, "ADD", "Private repositories")."""
-        secrets = self.build.options.secrets
-        host = urlsplit(source.repository).hostname or ""
-        header = secrets.get(f"GIT_AUTH_HEADER.{host}") or secrets.get("GIT_AUTH_HEADER")
-        token = secrets.get(f"GIT_AUTH_TOKEN.{host}") or secrets.get("GIT_AUTH_TOKEN")
-        if header is None and token is not None:
-            header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
-        return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}
 
     async def _checkout(self, text: str) -> Found:
         source = fetch.parse_git(text)
@@ -274,7 +299,7 @@ class CopyStep:
         self, source: fetch.GitSource, text: str, ssh: dict[str, str], stop: threading.Event
     ) -> Found:
         directory = self.build.scratch_directory() / "git"
-        keep, settings = self.one.keep_git_dir, self._git_settings(source)
+        keep, settings = self.one.keep_git_dir, fetch.git_login(source, self.build.options.secrets)
         top, _commit = fetch.checkout(source, directory, self.checksum, keep, stop, settings, ssh)
         fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.opened.callback(os.close, fd)
@@ -354,15 +379,23 @@ class CopyStep:
     def _is_archive(self, source: Source) -> bool:
         if not stat.S_ISREG(source.items[0].status.st_mode):
             return False
-        with _open_source(source) as file:
+        with open_source(source) as file:
             return is_archive(file.read)
 
     # -- making -----------------------------------------------------------------------------------------
 
     def _make(self, found: list[Found]) -> Made:
         chain = self.run.image.chain
+        if self.upper is not None:
+            self.build.worker.layers.match_root(self.upper, chain)
+            return self.build.adopt(chain, self.upper, self.build.worker.layers.lowers(chain))
         upper, work, lowers = self.build.upper(chain)
-        owner = self._owner(lowers)
+        self._fill(found, upper, work, lowers, self._owner(lowers))
+        return self.build.adopt(chain, upper, lowers)
+
+    def _fill(
+        self, found: list[Found], upper: Path, work: Path, lowers: list[Path], owner: tuple[int, int]
+    ) -> None:
         rootfs = RootFs([] if self.one.link else lowers, upper, work)
         try:
             # What comes from the context is root's; files of a stage or an image keep their owners.
@@ -377,7 +410,6 @@ class CopyStep:
             copier.finish()
         finally:
             rootfs.close()
-        return self.build.adopt(chain, upper, lowers)
 
     def _owner(self, lowers: list[Path]) -> tuple[int, int]:
         if not self.chown:
@@ -405,27 +437,9 @@ class CopyStep:
         fd = rootfs.make_directories(self._target())
         try:
             options = Options(keep_root=True)
-            with _open_archive(archive) as file, Extractor(fd, options) as extractor:
+            with open_archive(archive) as file, Extractor(fd, options) as extractor:
                 extractor.unpack(TarReader(compress.pieces(file.read)))
         except SampanError as error:
             raise BuildFailed(f"ADD failed: {archive.name}: {error.message}") from error
         finally:
             os.close(fd)
-
-
-@contextmanager
-def _open_archive(archive: Archive) -> Iterator[BinaryIO]:
-    if archive.source is not None:
-        with _open_source(archive.source) as file:
-            yield file
-    else:
-        assert archive.path is not None
-        with open(archive.path, "rb") as file:
-            yield file
-
-
-@contextmanager
-def _open_source(source: Source) -> Iterator[BinaryIO]:
-    fd = paths.open_in_root(source.root.fd, source.path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        yield file

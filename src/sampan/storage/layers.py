@@ -339,9 +339,13 @@ class LayerStore:
         upper.mkdir(parents=True)
         work.mkdir()
         os.chmod(upper, 0o755)
+        self.match_root(upper, chain)
+        return upper, work
+
+    def match_root(self, upper: Path, chain: Digest | None) -> None:
+        """Give an upper directory the owner, mode, attributes and time of the root of ``chain``."""
         if chain is not None:
             _copy_description(os.fsencode(self.lowers(chain)[0]), os.fsencode(upper))
-        return upper, work
 
     # -- giving out and away ----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import subprocess
 from typing import Any
@@ -152,6 +153,48 @@ async def test_egress_control(lab: Lab) -> None:
     assert {(item["Address"], item["Port"]) for item in shown["Refused"]} >= {("10.201.7.2", 81)}
     assert shown["RefusedNames"] == {"bad.example": 1}
     assert (await aask(free, "tcp", "10.201.6.2", 9)).endswith("refused"), "who asks it is answered"
+
+
+@in_lab()
+async def test_refused_connections_are_logged(lab: Lab) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("sampan.engine.networks.refusals").addHandler(handler)
+    lab.neighbour()
+    container, box = await lab.run(config={"labels": {"sampan.egress": "none"}}, name="shut")
+    seen: list[dict[str, str]] = []
+
+    def told(**wanted: str) -> bool:
+        seen[:] = [one for kind, what, _id, one in lab.events.seen if (kind, what) == ("container", "refuse")]
+        return any(wanted.items() <= one.items() for one in seen)
+
+    for port in (81, 81, 82):
+        assert (await aask(box, "tcp", "10.201.7.2", port)).startswith("ERROR")
+    assert await soon(lambda: told(destination="10.201.7.2", port="82", protocol="tcp", name="shut"))
+    assert [one["port"] for one in seen] == ["81", "82"], "a destination is told once a minute"
+    assert f"container shut ({container.id[:12]}): egress to 10.201.7.2:81/tcp refused" in lines
+    assert await lookup(box, "bad.example") == await lookup(box, "bad.example") == "REFUSED"
+    assert await soon(lambda: told(destination="bad.example", name="shut"))
+    box.python(SCAN)
+    assert await soon(lambda: told() and len(seen) > 15)
+    await asyncio.sleep(0.2)
+    assert not told(port="0") and len(seen) < 3 + 20 + 15, "a scan doesn't flood the log"
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert await soon(lambda: "mend bridge" in lab.events.names())
+    assert (await aask(box, "tcp", "10.201.7.2", 83)).startswith("ERROR")
+    assert await soon(lambda: told(port="83")), "the rules made anew tell, too"
+
+
+SCAN = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1000, 1500):
+    try:
+        s.sendto(b"x", ("10.201.7.2", port))
+    except OSError:
+        pass
+"""
 
 
 DNS = """

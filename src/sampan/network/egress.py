@@ -17,7 +17,9 @@ from sampan.errors import InvalidParameter
 from sampan.network.firewall import Elements
 from sampan.network.ports import PROTOCOLS
 
-_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_ICMP = {1: "icmp", 58: "icmpv6"}
+_NAMES = {number: name for name, number in PROTOCOLS.items()} | _ICMP
+_NUMBERS = {**PROTOCOLS, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58}
 _NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _FORM = re.compile(r"(?P<host>\[[^\]]+\](/\d+)?|[^:\[\]]+?)(:(?P<port>\d{1,5})(/(?P<protocol>\w+))?)?")
 
@@ -92,20 +94,58 @@ def elements(rules: Iterable[Rule], sources: Iterable[str]) -> Elements:
 
 
 def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries in nft's JSON of a ``refused`` set: source, destination, protocol, port, packets."""
+    """The entries in nft's JSON of a ``refused`` set: source, destination, protocol, port, packets, key."""
     result = []
     for element in item.get("set", {}).get("elem", []):
         body = element.get("elem", {})
         source, destination, protocol, port = body["val"]["concat"]
-        protocol = _NAMES.get(protocol, str(protocol))
+        key = f"{source} . {destination} . {protocol} . {port}"
+        number = protocol if isinstance(protocol, int) else _NUMBERS.get(protocol, 0)
+        protocol = _NAMES.get(number, str(protocol))
         packets = body.get("counter", {}).get("packets", 0)
         result.append(
             {
                 "source": source,
                 "destination": destination,
                 "protocol": protocol,
-                "port": port,
+                "port": 0 if number in _ICMP else port,
                 "packets": packets,
+                "key": key,
             }
         )
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A packet that was refused; ``port`` is 0 where the protocol has none."""
+
+    source: str
+    destination: str
+    protocol: str
+    port: int
+
+    def __str__(self) -> str:
+        """The destination as people write it."""
+        if not self.port:
+            return f"{self.destination} ({self.protocol})"
+        host = f"[{self.destination}]" if ":" in self.destination else self.destination
+        return f"{host}:{self.port}/{self.protocol}"
+
+
+def refused_packet(packet: bytes) -> Refused | None:
+    """What the headers of a packet say (RFC 791, RFC 8200); None when they are cut off or unknown.
+
+    An IPv6 packet with extension headers is told of by its addresses alone.
+    """
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= 20:
+        size, protocol, source, destination = (packet[0] & 15) * 4, packet[9], packet[12:16], packet[16:20]
+    elif version == 6 and len(packet) >= 40:
+        size, protocol, source, destination = 40, packet[6], packet[8:24], packet[24:40]
+    else:
+        return None
+    ports = protocol in PROTOCOLS.values() and len(packet) >= size + 4
+    port = int.from_bytes(packet[size + 2 : size + 4], "big") if ports else 0
+    name = _NAMES.get(protocol, f"protocol {protocol}")
+    return Refused(str(ipaddress.ip_address(source)), str(ipaddress.ip_address(destination)), name, port)

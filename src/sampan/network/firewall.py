@@ -21,6 +21,7 @@ What it says, hook by hook:
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from typing import Any
 from sampan.kernel.nft import Nft, NftError
 from sampan.network.ports import ANY, PROTOCOLS
 
+log = logging.getLogger(__name__)
 FAMILY = "inet"
 PREFIX = "sampan_"
 
@@ -135,6 +137,8 @@ _SETS_OF_FAMILY = """
   set pinport{v} {{ type {addr} . {addr} . inet_proto . inet_service; size 65536; flags timeout; }}
   set refused{v} {{ type {addr} . {addr} . inet_proto . inet_service;
     size 16384; flags dynamic,timeout; counter; }}
+  set told{v} {{ type {addr} . {addr} . inet_proto . inet_service; size 16384; flags dynamic,timeout; }}
+  set pace{v} {{ type {addr}; size 16384; flags dynamic,timeout; }}
 """
 _CHAINS = """
   chain guard { type filter hook prerouting priority raw; policy accept;
@@ -170,9 +174,19 @@ _CHAINS = """
     ip saddr . ip daddr . meta l4proto . th dport @pinport4 accept
     ip6 saddr . ip6 daddr . meta l4proto . th dport @pinport6 accept
     icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept
+    meta l4proto { 1, 58 } goto refuse_icmp
     update @refused4 { ip saddr . ip daddr . meta l4proto . th dport timeout 1d }
     update @refused6 { ip6 saddr . ip6 daddr . meta l4proto . th dport timeout 1d }
+    jump tell
     reject with icmpx admin-prohibited
+  }
+  chain refuse_icmp {
+    update @refused4 { ip saddr . ip daddr . meta l4proto . th sport timeout 1d }
+    update @refused6 { ip6 saddr . ip6 daddr . meta l4proto . th sport timeout 1d }
+    jump tell
+    reject with icmpx admin-prohibited
+  }
+  chain tell {
   }
   chain forward { type filter hook forward priority filter - 1; policy accept;
     ct state established,related accept
@@ -207,6 +221,28 @@ _SHORT_CUT = {
         "meta nfproto ipv6 fib daddr type local ip6 daddr != ::1 jump publish",
     ),
 }
+# What was refused is told to whoever listens to the group: a destination once a minute, ten a second of one
+# address. ICMP has no ports: type and code stand in their place.
+_TELL = """flush chain {place}
+add rule {place} meta l4proto {{ 1, 58 }} goto tell_icmp
+"""
+_TELL_RULE = (
+    "add rule {place} {ip} saddr . {ip} daddr . meta l4proto . th {field} != @told{v}"
+    " add @pace{v} {{ {ip} saddr timeout 1m limit rate 10/second burst 20 packets }}"
+    " add @told{v} {{ {ip} saddr . {ip} daddr . meta l4proto . th {field} timeout 1m }}"
+    " log group {group} snaplen 64\n"
+)
+
+
+def tell_text(table: str, group: int) -> str:
+    """Commands that have refused connections told to a group of nfnetlink_log."""
+    home = f"{FAMILY} {table}"
+    text = f"add chain {home} tell_icmp\nflush chain {home} tell_icmp\n"
+    text += _TELL.format(place=f"{home} tell")
+    for chain, part in (("tell", "dport"), ("tell_icmp", "sport")):
+        for version, ip in ((4, "ip"), (6, "ip6")):
+            text += _TELL_RULE.format(place=f"{home} {chain}", ip=ip, v=version, field=part, group=group)
+    return text
 
 
 def table_text(table: str) -> str:
@@ -262,6 +298,7 @@ class Firewall:
     _forwarded: dict[Forwarded, None] = field(default_factory=dict)
     _owned: dict[str, Elements] = field(default_factory=dict)
     present: bool = False
+    _log_group: int = 0
 
     def reset(self) -> None:
         """Make the table anew from what it is meant to hold. NftError when nftables refuses."""
@@ -278,6 +315,19 @@ class Firewall:
         )
         self.nft.run(text + _commands("add", self.table, elements) + self._learned())
         self.present = True
+        self._have_told()
+
+    def set_log_group(self, group: int) -> None:
+        """Have refused connections told to a group of nfnetlink_log from now on."""
+        self._log_group = group
+        self._have_told()
+
+    def _have_told(self) -> None:
+        if self._log_group and self.present:
+            try:
+                self.nft.run(tell_text(self.table, self._log_group))
+            except NftError as failure:  # a kernel without nft_log: they are still counted
+                log.warning("refused connections can't be logged: %s", failure)
 
     def _learned(self) -> str:
         """Commands that keep what names have opened and what was refused, for the rest of its time."""
@@ -364,9 +414,8 @@ class Firewall:
 
     def forget_refused(self, version: int, entry: Mapping[str, object]) -> None:
         """Forget a refused connection; one that is forgotten already is no error."""
-        key = " . ".join(str(entry[name]) for name in ("source", "destination", "protocol", "port"))
         with contextlib.suppress(NftError):
-            self.nft.run(f"delete element {FAMILY} {self.table} refused{version} {{ {key} }}")
+            self.nft.run(f"delete element {FAMILY} {self.table} refused{version} {{ {entry['key']} }}")
 
     def set_short_cut(self, on: bool) -> None:
         """Lay the short cut to published ports or take it away, for new connections."""

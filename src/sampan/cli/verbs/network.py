@@ -198,7 +198,8 @@ def egress(cli: CLI, options: Options, arguments: list[str]) -> int:
     rows += [["allowed", rule, ""] for rule in answer["Allowed"]]
     for item in answer["Refused"]:
         host = f"[{item['Address']}]" if ":" in item["Address"] else item["Address"]
-        rows.append(["refused", f"{host}:{item['Port']}/{item['Protocol']}", str(item["Packets"])])
+        where = f"{host}:{item['Port']}/{item['Protocol']}" if item["Port"] else f"{host} ({item['Protocol']})"
+        rows.append(["refused", where, str(item["Packets"])])
     rows += [["refused", name, str(times)] for name, times in sorted(answer["RefusedNames"].items())]
     cli.write(table.columns(rows, least=10))
     return 0

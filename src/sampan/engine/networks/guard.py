@@ -121,6 +121,8 @@ class Guard:
     def control(self, item: Sandbox) -> None:
         """Put a sandbox under egress control, if it or a network of it asks for that; else out of it."""
         self.limit(item)
+        if item.egress is not None:
+            self._networks.refusals.open()
         if self._networks.ground.firewall.present:
             controlled = item.endpoints if item.egress is not None else ()
             devices = {one.outer: one.addresses() for one in controlled if one.outer}

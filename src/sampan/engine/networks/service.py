@@ -23,6 +23,7 @@ from sampan.engine.networks.links import Links
 from sampan.engine.networks.names import Names, check_extra_hosts
 from sampan.engine.networks.publishing import Publishing
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, Store
+from sampan.engine.networks.refusals import Refusals
 from sampan.engine.networks.sandboxes import Sandboxes
 from sampan.engine.networks.types import Containers, Events, Prepared, SandboxRequest
 from sampan.network import egress, files, ports
@@ -60,12 +61,15 @@ class Networks:
         self.catalog = Catalog(self.store, AddressSpace(pools, seed=f"{_machine_id()} {config.bridge}"))
         self.ground = Ground(config)
         self.reservations = Reservations()
-        self.switchboard = Switchboard(config.exec_root / "network", self._switchboard_died)
+        self.switchboard = Switchboard(
+            config.exec_root / "network", self._switchboard_died, self._name_refused
+        )
         self.sandboxes = Sandboxes(self)
         self.names = Names(self)
         self.links = Links(self)
         self.publishing = Publishing(self)
         self.guard = Guard(self)
+        self.refusals = Refusals(self)
         self.containers: Containers | None = None
         self._background: set[asyncio.Task[object]] = set()
 
@@ -99,6 +103,7 @@ class Networks:
     async def close(self) -> None:
         """Take everything of ours off the host, unless a container still runs on it."""
         self.guard.close()
+        self.refusals.close()
         self.sandboxes.close()
         for task in list(self._background):
             task.cancel()
@@ -115,6 +120,9 @@ class Networks:
 
     async def _switchboard_died(self) -> None:
         await self.sandboxes.mend_all()
+
+    def _name_refused(self, container: str, name: str) -> None:
+        self.refusals.name(container, name)
 
     def in_background(self, work: Callable[[], object]) -> None:
         """Run something slow in a thread that nobody waits for."""

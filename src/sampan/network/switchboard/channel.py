@@ -51,12 +51,21 @@ class Waiting:
 
 
 class Channel:
-    """A connection. ``on_end`` is called once when the other end is gone, or silent for too long."""
+    """A connection. ``on_end`` is called once when the other end is gone, or silent for too long.
 
-    def __init__(self, sock: socket.socket, on_end: Callable[[], None]) -> None:
+    ``on_notice`` is called with what the other end says unasked.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_end: Callable[[], None],
+        on_notice: Callable[[Mapping[str, Any]], None],
+    ) -> None:
         self.socket = sock
         sock.setblocking(False)
         self._on_end = on_end
+        self._on_notice = on_notice
         self._outgoing: deque[Waiting] = deque()
         self._asked: deque[Waiting] = deque()
         self._loop = asyncio.get_running_loop()
@@ -111,6 +120,9 @@ class Channel:
             self._answered(json.loads(raw))
 
     def _answered(self, answer: Mapping[str, Any]) -> None:
+        if "notice" in answer:
+            self._on_notice(answer["notice"])
+            return
         waiting = self._asked.popleft()
         if answer["ok"]:
             waiting.finish(answer["result"])
@@ -143,5 +155,6 @@ class Channel:
         with contextlib.suppress(OSError, ValueError):
             self.socket.settimeout(TIMEOUT)
             self.socket.send(json.dumps(order).encode())
-            for _ in range(len(self._asked) + 1):
-                self.socket.recv(PACKET)
+            waiting = len(self._asked) + 1
+            while waiting and (answer := self.socket.recv(PACKET)):
+                waiting -= b'"ok"' in answer[:8]

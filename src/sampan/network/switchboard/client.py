@@ -51,10 +51,19 @@ class Target:
 class Switchboard:
     """One switchboard. Orders take some 0.1 ms; those that come while it starts (50 ms) wait in a queue."""
 
-    def __init__(self, directory: Path, on_death: Callable[[], Awaitable[None]]) -> None:
-        """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself."""
+    def __init__(
+        self,
+        directory: Path,
+        on_death: Callable[[], Awaitable[None]],
+        on_refusal: Callable[[str, str], None] = lambda _container, _name: None,
+    ) -> None:
+        """``directory`` holds its socket; ``on_death`` is awaited when it ended by itself.
+
+        ``on_refusal`` is called with a container and a name that egress control kept from it.
+        """
         self._path = directory / "switchboard.sock"
         self._on_death = on_death
+        self._on_refusal = on_refusal
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[str, dict[str, Any]] = {}
@@ -86,7 +95,12 @@ class Switchboard:
         return sock
 
     def _use(self, sock: socket.socket) -> None:
-        self._channel = Channel(sock, self._ended)
+        self._channel = Channel(sock, self._ended, self._noticed)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._channel.give(Waiting({"op": "notices"}, (), future))
+
+    def _noticed(self, notice: Mapping[str, Any]) -> None:
+        self._on_refusal(notice["container"], notice["name"])
 
     def _ended(self) -> None:
         log.warning("the switchboard has ended; starting a new one")

@@ -7,6 +7,7 @@ process ends by itself when no engine is connected and no container is left.
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import resource
@@ -47,7 +48,8 @@ class Switchboard:
         self._engine: socket.socket | None = None
         self._members: dict[str, Member] = {}
         self._names = Names()
-        self._pins = Pins()
+        self._pins = Pins(self._notice)
+        self._notices = False
         self._loop.add(listening.fileno(), READ, self._accept)
         self._loop.later(_GRACE, self._maybe_end)
 
@@ -68,6 +70,7 @@ class Switchboard:
         self._loop.remove(self._engine.fileno())
         self._engine.close()
         self._engine = None
+        self._notices = False
         self._loop.later(_GRACE, self._maybe_end)
 
     def _maybe_end(self) -> None:
@@ -112,6 +115,7 @@ class Switchboard:
             "unname": lambda order, _fds: self._names.drop(order["network"], order["endpoint"]),
             "retain": lambda order, _fds: self._names.retain(order["endpoints"]),
             "retarget": self._retarget,
+            "notices": lambda _order, _fds: self._begin_notices(),
             "state": lambda _order, _fds: self._state(),
             "refused": lambda order, _fds: self._pins.refused(order["container"]),
             "quit": lambda _order, _fds: self._quit(),
@@ -205,6 +209,17 @@ class Switchboard:
             container: {"ports": sorted(member.ways), "resolver": member.resolver is not None}
             for container, member in self._members.items()
         }
+
+    def _begin_notices(self) -> None:
+        """The engine wants to hear what happens here; one of before doesn't know that it could."""
+        self._notices = True
+
+    def _notice(self, container: str, name: str) -> None:
+        """Tell the engine that a name was refused; one that is gone or busy misses it."""
+        if self._engine is not None and self._notices:
+            notice = {"notice": {"container": container, "name": name}}
+            with contextlib.suppress(OSError):
+                self._engine.send(json.dumps(notice).encode(), socket.MSG_DONTWAIT)
 
     def _quit(self) -> None:
         for container in list(self._members):

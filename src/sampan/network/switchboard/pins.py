@@ -6,6 +6,8 @@ timeout in the engine's nftables table; nothing else opens it.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sampan.network.switchboard import wire
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 _SHORTEST = 60
 _LONGEST = 86400
 _MOST_REFUSED = 256
+_TELL_AGAIN = 60.0
+_TELL_PACE = 10.0
+_TELL_BURST = 20.0
 
 
 class _Control:
@@ -24,6 +29,29 @@ class _Control:
         self.sources = sources
         self.rules = rules
         self.refused: dict[str, int] = {}
+        self._told: dict[str, float] = {}
+        self._budget, self._filled = _TELL_BURST, time.monotonic()
+
+    def inherit(self, old: _Control) -> None:
+        """Go on counting and telling where another one ends."""
+        self.refused, self._told = old.refused, old._told
+        self._budget, self._filled = old._budget, old._filled
+
+    def to_tell(self, name: str) -> bool:
+        """Whether somebody is to hear of a refused name: once a minute of each, ten a second of all."""
+        now = time.monotonic()
+        if now - self._told.get(name, -_TELL_AGAIN) < _TELL_AGAIN:
+            return False
+        self._budget = min(_TELL_BURST, self._budget + (now - self._filled) * _TELL_PACE)
+        self._filled = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        if len(self._told) >= _MOST_REFUSED:
+            del self._told[next(iter(self._told))]
+        self._told.pop(name, None)
+        self._told[name] = now
+        return True
 
     def matching(self, name: str) -> list[dict[str, Any]]:
         return [rule for rule in self.rules if rule["name"] and _matches(rule["name"], name)]
@@ -38,7 +66,9 @@ def _matches(pattern: str, name: str) -> bool:
 class Pins:
     """All containers under control."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        """``tell`` hears of refused names: container, name."""
+        self._tell = tell
         self._controls: dict[str, _Control] = {}
         self._nft: Nft | None = None
 
@@ -52,7 +82,7 @@ class Pins:
         old = self._controls.get(container)
         self._controls[container] = new = _Control(table, sources, rules)
         if old is not None:
-            new.refused = old.refused
+            new.inherit(old)
 
     def release(self, container: str) -> None:
         """The container is gone."""
@@ -65,6 +95,8 @@ class Pins:
             return True
         if name in control.refused or len(control.refused) < _MOST_REFUSED:
             control.refused[name] = control.refused.get(name, 0) + 1
+        if control.to_tell(name):
+            self._tell(container, name)
         return False
 
     def refused(self, container: str) -> dict[str, int]:

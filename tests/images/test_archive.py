@@ -15,7 +15,7 @@ import pytest
 from backports import zstd
 
 from sampan import errors
-from sampan.images import archive, transfer
+from sampan.images import archive, history, transfer
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
 from tests.tars import tar_of
@@ -210,7 +210,7 @@ def test_import(store: ImageStore) -> None:
     assert store.get("imp:1").id == image.id
     assert image.config == {"Cmd": ["CMD x"]}
     assert image.size == 100_000
-    [step] = store.history_steps(image)
+    [step] = history.steps(store, image)
     assert (step.comment, step.size, step.tags) == ("a message", 100_000, ["imp:1"])
     with pytest.raises(errors.SampanError, match="unexpected EOF"):
         transfer.import_tar(store, io.BytesIO(b"junk\n").read, transfer.ImportOptions())

@@ -9,7 +9,9 @@ from sampan.api import platforms, streams
 from sampan.api.http import Answer, Request, Response, Route, StreamResponse, json_response
 from sampan.api.query import filter_bool
 from sampan.build.options import parse_platform
-from sampan.engine import images, imports, registries
+from sampan.engine import images, imports, manifests, registries
+from sampan.images import history as image_history
+from sampan.images.manifest import Platform
 from sampan.images.manifest import parse_platform as parse_image_platform
 from sampan.images.reference import Reference, from_parts
 from sampan.images.transfer import ImportOptions
@@ -25,16 +27,27 @@ async def list_images(engine: Engine, request: Request) -> Response:
     """GET /images/json."""
     filters = request.query.filters(images.LIST_FILTERS)
     dangling = filter_bool(filters, "dangling", False) if "dangling" in filters else None
-    found = images.summaries(engine, filters, everything=request.query.bool("all"), dangling=dangling)
+    found = images.summaries(
+        engine,
+        filters,
+        everything=request.query.bool("all"),
+        dangling=dangling,
+        manifests=request.query.bool("manifests"),
+    )
+    if request.version < (1, 48):
+        for item in found:
+            del item["Descriptor"]
     if request.version < (1, 44):
         for item in found:
             item["VirtualSize"] = item["Size"]
     return json_response(found)
 
 
-def inspect_document(engine: Engine, name: str, version: tuple[int, int]) -> dict[str, Any]:
+def inspect_document(
+    engine: Engine, name: str, version: tuple[int, int], platform: Platform | None = None
+) -> dict[str, Any]:
     """What inspect shows of an image to a client of that API version."""
-    image = engine.images.get(name)
+    image = engine.images.get(name, platform)
     document = image.document
     found: dict[str, Any] = {
         "Id": image.id,
@@ -64,6 +77,8 @@ def inspect_document(engine: Engine, name: str, version: tuple[int, int]) -> dic
         found |= {"Container": "", "ContainerConfig": {}}
     if version < (1, 44):
         found["VirtualSize"] = image.size
+    if version >= (1, 48):
+        found["Descriptor"] = manifests.descriptor(engine, image, engine.images.target_of(name))
     return found
 
 
@@ -75,15 +90,23 @@ def _tag_time(ns: int) -> str:
 
 async def inspect(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/json."""
-    platforms.require(engine, request.params["name"], request)
-    return json_response(inspect_document(engine, request.params["name"], request.version))
+    name, platform = request.params["name"], platforms.one(request)
+    shown = request.query.bool("manifests")
+    if shown and platform is not None:
+        raise errors.InvalidParameter(
+            "conflicting options: manifests and platform options cannot both be set"
+        )
+    document = inspect_document(engine, name, request.version, platform)
+    if shown:
+        image = engine.images.get(name)
+        document["Manifests"] = manifests.listed(engine, image, engine.images.target_of(name))
+    return json_response(document)
 
 
 async def history(engine: Engine, request: Request) -> Response:
     """GET /images/{name}/history."""
-    platforms.require(engine, request.params["name"], request)
-    image = engine.images.get(request.params["name"])
-    steps = engine.images.history_steps(image)
+    image = engine.images.get(request.params["name"], platforms.one(request))
+    steps = image_history.steps(engine.images, image)
     return json_response(
         [
             {
@@ -102,10 +125,11 @@ async def history(engine: Engine, request: Request) -> Response:
 async def tag(engine: Engine, request: Request) -> Response:
     """POST /images/{name}/tag."""
     image = engine.images.get(request.params["name"])
+    index = engine.images.target_of(request.params["name"])
     repo = request.query.get("repo")
     if repo:
         name = from_parts(repo, request.query.get("tag")).with_default_tag()
-        engine.images.tag(name, image.id)
+        engine.images.tag(name, image.id, index=index)
         engine.events.publish("image", "tag", image.id, {**image.labels, "name": name.familiar})
     return Response(201)
 
@@ -114,7 +138,11 @@ async def remove(engine: Engine, request: Request) -> Response:
     """DELETE /images/{name}."""
     query = request.query
     answers = images.remove(
-        engine, request.params["name"], force=query.bool("force"), prune=not query.bool("noprune")
+        engine,
+        request.params["name"],
+        force=query.bool("force"),
+        prune=not query.bool("noprune"),
+        platforms=platforms.asked(request, "platforms"),
     )
     await images.collect(engine)
     return json_response(answers)
@@ -130,10 +158,7 @@ async def prune(engine: Engine, request: Request) -> Response:
 async def load(engine: Engine, request: Request) -> StreamResponse:
     """POST /images/load: 200 in any case, failures are the stream's last line."""
     quiet = request.query.bool("quiet", True)
-    wanted = platforms.asked(request)
-    if len(wanted) > 1:
-        raise errors.Unsupported("load takes one platform: an image here is of one")
-    objects = images.load(engine, request.body, quiet=quiet, platform=wanted[0] if wanted else None)
+    objects = images.load(engine, request.body, quiet=quiet, platforms=platforms.asked(request))
     return await streams.progress(_words(objects), begun=True)
 
 
@@ -148,28 +173,33 @@ async def _words(objects: Any) -> Any:
 
 async def save_one(engine: Engine, request: Request) -> StreamResponse:
     """GET /images/{name}/get. ``without`` is an extension: diffIDs of layers that the reader has."""
-    platforms.require(engine, request.params["name"], request)
-    without = request.query.list("without")
-    return StreamResponse(images.save(engine, [request.params["name"]], without), _TAR)
+    return _save(engine, request, [request.params["name"]])
 
 
 async def save(engine: Engine, request: Request) -> StreamResponse:
     """GET /images/get?names=…."""
-    names = request.query.list("names")
-    for name in names:
-        platforms.require(engine, name, request)
-    return StreamResponse(images.save(engine, names, request.query.list("without")), _TAR)
+    return _save(engine, request, request.query.list("names"))
+
+
+def _save(engine: Engine, request: Request, names: list[str]) -> StreamResponse:
+    without = request.query.list("without")
+    return StreamResponse(images.save(engine, names, without, platforms.asked(request)), _TAR)
 
 
 async def create(engine: Engine, request: Request) -> Answer:
-    """POST /images/create: pull from a registry, or import from the body."""
+    """POST /images/create: pull from a registry, or import from the body. ``platform=all`` is an extension."""
     query = request.query
     if query.get("fromImage"):
         wanted = from_parts(query.get("fromImage"), query.get("tag"))
         every_tag = not wanted.tag and not wanted.digest
-        platform = parse_platform(query.get("platform")) if query.get("platform") else None
+        named = query.get("platform")
+        every_platform = named == "all"  # an extension
+        platform = parse_platform(named) if named and not every_platform else None
         login = registries.decode_auth(request.headers.get("x-registry-auth"))
-        return await streams.progress(registries.pull(engine, wanted, login, platform, every_tag=every_tag))
+        objects = registries.pull(
+            engine, wanted, login, platform, every_tag=every_tag, every_platform=every_platform
+        )
+        return await streams.progress(objects)
     if not query.get("fromSrc"):
         raise errors.InvalidParameter(
             "fromImage or fromSrc must be given", hint="fromSrc=- imports the request's body."
@@ -193,9 +223,10 @@ async def push(engine: Engine, request: Request) -> Answer:
     wanted = from_parts(request.params["name"], request.query.get("tag"))
     login = registries.decode_auth(request.headers.get("x-registry-auth"))
     references = registries.to_push(engine, wanted)
+    platform = platforms.one(request)
     for reference in references:
-        platforms.require(engine, reference.familiar, request)
-    objects = registries.push(engine, references, login)
+        engine.images.get(reference.familiar, platform)
+    objects = registries.push(engine, references, login, platform)
     return await streams.progress(objects, begun=True)
 
 

@@ -22,8 +22,9 @@ from sampan.build.interruptible import in_thread
 from sampan.build.options import Platform
 from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
 from sampan.engine.agents import AgentLink
+from sampan.images import manifest as documents
 from sampan.images.reference import Reference
-from sampan.images.store import ImageStore
+from sampan.images.store import Image, ImageStore
 from sampan.runtime.config import ContainerConfig, HostConfig
 from sampan.storage.layers import LayerStore
 
@@ -135,7 +136,7 @@ class EngineWorker:
         """The image called ``reference``, pulled when it isn't here; once a build when ``pull`` is set."""
         key = (reference, str(platform))
         async with self._resolving.setdefault(key, asyncio.Lock()):
-            found = self.images.find(reference)
+            found = self._local(reference, platform)
             wrong = found is not None and found.architecture not in ("", platform.architecture)
             if found is None:
                 Reference.parse(reference)
@@ -148,8 +149,18 @@ class EngineWorker:
                     )
                 await self._pull(reference, platform, self._auth, note)
                 self._pulled.add(key)
-                found = self.images.get(reference)
+                found = self._local(reference, platform) or self.images.get(reference)
         return image.from_document(found.document, found.chain, reference, found.id)
+
+    def _local(self, reference: str, platform: Platform) -> Image | None:
+        """The image that is here, the platform's where there are several."""
+        found = self.images.find(reference)
+        if found is None:
+            return None
+        variants = self.images.variants(found, self.images.target_of(reference))
+        wanted = documents.Platform(platform.architecture, platform.os, platform.variant)
+        fitting = documents.best([one.platform for one in variants], wanted)
+        return found if fitting is None else variants[fitting]
 
     async def run(self, request: RunRequest, output: Output) -> int:
         """Execute one RUN; its exit code."""

@@ -34,13 +34,14 @@ async def document(engine: Engine, types: Sequence[str], version: tuple[int, int
 def _images(engine: Engine, version: tuple[int, int]) -> list[dict[str, Any]]:
     listed = images.summaries(engine, {})
     uses: dict[str, int] = {}
-    for image in engine.images.list():
-        for chain in image.layers:
-            uses[chain] = uses.get(chain, 0) + 1
+    variants = {row.id: engine.images.variants(row) for row in engine.images.rows()}
+    layers = {row: {chain for image in found for chain in image.layers} for row, found in variants.items()}
+    for chain in (chain for found in layers.values() for chain in found):
+        uses[chain] = uses.get(chain, 0) + 1
     for item in listed:
-        image = engine.images.get(item["Id"])
-        item["Containers"] = len(engine.containers.using_image(image.id))
-        item["SharedSize"] = sum(engine.layers.get(chain).size for chain in image.layers if uses[chain] > 1)
+        row = item["Id"]
+        item["Containers"] = sum(len(engine.containers.using_image(image.id)) for image in variants[row])
+        item["SharedSize"] = sum(engine.layers.get(chain).size for chain in layers[row] if uses[chain] > 1)
         if version < (1, 44):
             item["VirtualSize"] = item["Size"]
     return listed

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
+from sampan.engine import manifests as manifest_lists
 from sampan.engine import threads
 from sampan.engine.containers.timestamps import parse_filter_time
 from sampan.images import archive
@@ -49,12 +50,20 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def summaries(
-    engine: Engine, filters: Filters, *, everything: bool = False, dangling: bool | None = None
+    engine: Engine,
+    filters: Filters,
+    *,
+    everything: bool = False,
+    dangling: bool | None = None,
+    manifests: bool = False,
 ) -> list[dict[str, Any]]:
-    """What ``docker images`` lists: newest first, intermediate images only with ``everything``."""
+    """What ``docker images`` lists: newest first, intermediate images only with ``everything``.
+
+    ``manifests`` adds what each stands for, platform by platform.
+    """
     found = []
     patterns = filters.get("reference", ())
-    for image in engine.images.list():
+    for image in engine.images.rows():
         tags, digests = engine.images.tags(image.id), engine.images.digests(image.id)
         if patterns:
             tags = [tag for tag in tags if any(_matches(tag, pattern) for pattern in patterns)]
@@ -66,11 +75,29 @@ def summaries(
         if dangling is not None and dangling != (not tags):
             continue
         if wanted(engine, image, filters):
-            found.append(summary(image, tags, digests))
+            found.append(summary(engine, image, tags, digests))
+            index = _index(engine, tags, digests)
+            found[-1]["Descriptor"] = manifest_lists.descriptor(engine, image, index)
+            if manifests:
+                found[-1]["Manifests"] = manifest_lists.listed(engine, image, index)
     return found
 
 
-def summary(image: Image, tags: list[str], digests: list[str]) -> dict[str, Any]:
+def _index(engine: Engine, tags: list[str], digests: list[str]) -> str:
+    """The index that the names of a line stand for, "" for none."""
+    targets = (engine.images.target(Reference.parse(name)) for name in (*tags, *digests))
+    return next(filter(None, targets), "")
+
+
+def size(engine: Engine, images: list[Image]) -> int:
+    """Bytes of the files of some images' layers, each layer counted once."""
+    if len(images) == 1:
+        return images[0].size
+    layers = {layer for image in images for layer in image.layers}
+    return sum(engine.layers.get(layer).size for layer in layers)
+
+
+def summary(engine: Engine, image: Image, tags: list[str], digests: list[str]) -> dict[str, Any]:
     """One line of the list."""
     return {
         "Containers": -1,
@@ -81,18 +108,28 @@ def summary(image: Image, tags: list[str], digests: list[str]) -> dict[str, Any]
         "RepoDigests": digests,
         "RepoTags": tags,
         "SharedSize": -1,
-        "Size": image.size,
+        "Size": size(engine, engine.images.variants(image)),
     }
 
 
-def remove(engine: Engine, reference: str, *, force: bool, prune: bool) -> list[dict[str, str]]:
+def remove(
+    engine: Engine, reference: str, *, force: bool, prune: bool, platforms: Sequence[Platform] = ()
+) -> list[dict[str, str]]:
     """``docker rmi``: untag, or delete with everything that only this image needed.
 
-    Conflict while containers use it: a running one always, a stopped one unless ``force``.
+    Conflict while containers use it: a running one always, a stopped one unless ``force``. Of an index all images
+    go that are here, or only those for ``platforms``.
     """
-    image = engine.images.get(reference)
+    found = engine.images.get(reference)
+    if platforms:
+        chosen = list(
+            {(one := engine.images.get(reference, wanted)).id: one for wanted in platforms}.values()
+        )
+        if len(chosen) < len(engine.images.variants(found, engine.images.target_of(reference))):
+            return _remove_some(engine, chosen, reference, force=force)
+    image = engine.images.row_of(found)
     tags = engine.images.tags(image.id)
-    by_id = image.id.removeprefix("sha256:").startswith(reference.removeprefix("sha256:"))
+    by_id = not _is_name(engine, reference)
     if not by_id and len(tags) > 1:
         return _untag(engine, image, [Reference.parse(reference).with_default_tag().familiar])
     if by_id and len(tags) > 1 and not force:
@@ -100,8 +137,9 @@ def remove(engine: Engine, reference: str, *, force: bool, prune: bool) -> list[
             f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is referenced in multiple "
             "repositories"
         )
-    _check_use(engine, image, reference, force=force, by_id=by_id)
-    if engine.images.children(image.id):
+    going = _going(engine, image)
+    _check_use(engine, going, reference, force=force, by_id=by_id)
+    if any(engine.images.children(one.id) for one in going):
         if tags and not by_id:
             return _untag(engine, image, tags)
         raise errors.Conflict(
@@ -109,25 +147,57 @@ def remove(engine: Engine, reference: str, *, force: bool, prune: bool) -> list[
             "image has dependent child images"
         )
     answers = _untag(engine, image, tags + engine.images.digests(image.id))
-    return answers + _delete(engine, image, prune=prune)
+    for one in going:
+        answers += _delete(engine, one, prune=prune)
+    return answers
 
 
-def _check_use(engine: Engine, image: Image, reference: str, *, force: bool, by_id: bool) -> None:
-    for container in engine.containers.using_image(image.id):
-        if container.running:
+def _is_name(engine: Engine, reference: str) -> bool:
+    """Whether an image that was found was named by tag or digest, not by an id."""
+    try:
+        return engine.images.by_reference(Reference.parse(reference)) is not None
+    except errors.InvalidParameter:
+        return False
+
+
+def _going(engine: Engine, image: Image) -> list[Image]:
+    """What is deleted with an image: those of its indexes that nothing else names."""
+    mine = {*engine.images.tags(image.id), *engine.images.digests(image.id)}
+    others = [one for one in engine.images.variants(image) if one.id != image.id]
+    return [image] + [
+        one for one in others if {*engine.images.tags(one.id), *engine.images.digests(one.id)} <= mine
+    ]
+
+
+def _remove_some(engine: Engine, images: list[Image], reference: str, *, force: bool) -> list[dict[str, str]]:
+    """Remove some of an index's images; its names stay."""
+    _check_use(engine, images, reference, force=force, by_id=True)
+    for image in images:
+        if engine.images.children(image.id):
             raise errors.Conflict(
                 f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - "
+                "image has dependent child images"
+            )
+    return [answer for image in images for answer in _delete(engine, image, prune=False)]
+
+
+def _check_use(engine: Engine, images: list[Image], reference: str, *, force: bool, by_id: bool) -> None:
+    for container in (one for image in images for one in engine.containers.using_image(image.id)):
+        shown = container.image[7:19]
+        if container.running:
+            raise errors.Conflict(
+                f"conflict: unable to delete {shown} (cannot be forced) - "
                 f"image is being used by running container {container.id[:12]}"
             )
         if not force and by_id:
             raise errors.Conflict(
-                f"conflict: unable to delete {image.id[7:19]} (must be forced) - "
+                f"conflict: unable to delete {shown} (must be forced) - "
                 f"image is being used by stopped container {container.id[:12]}"
             )
         if not force:
             raise errors.Conflict(
                 f'conflict: unable to remove repository reference "{reference}" (must force) - container '
-                f"{container.id[:12]} is using its referenced image {image.id[7:19]}"
+                f"{container.id[:12]} is using its referenced image {shown}"
             )
 
 
@@ -162,28 +232,31 @@ async def prune(engine: Engine, filters: Filters, *, dangling: bool) -> tuple[li
     """Remove unused images (only untagged ones when ``dangling``): what was removed, bytes freed."""
     answers: list[dict[str, str]] = []
     freed = 0
-    for image in engine.images.list():
-        tags = engine.images.tags(image.id)
-        if (dangling and tags) or engine.containers.using_image(image.id) or engine.images.children(image.id):
+    for image in engine.images.rows():
+        tags, going = engine.images.tags(image.id), _going(engine, image)
+        if dangling and tags:
+            continue
+        if any(engine.containers.using_image(one.id) or engine.images.children(one.id) for one in going):
             continue
         if wanted(engine, image, filters):
+            freed += size(engine, going)
             answers += _untag(engine, image, tags + engine.images.digests(image.id))
-            answers += _delete(engine, image, prune=True)
-            freed += image.size
+            for one in going:
+                answers += _delete(engine, one, prune=True)
     await collect(engine)
     engine.events.publish("image", "prune", "", {"reclaimed": str(freed)})
     return answers, freed
 
 
 async def load(
-    engine: Engine, body: AsyncIterator[bytes], *, quiet: bool, platform: Platform | None = None
+    engine: Engine, body: AsyncIterator[bytes], *, quiet: bool, platforms: Sequence[Platform] = ()
 ) -> AsyncIterator[dict[str, Any]]:
     """``docker load``: progress objects."""
     reader = threads.Reader(body)
 
     def work(report: threads.Report) -> list[archive.Loaded]:
         with engine.leases.working():  # a collection meanwhile leaves alone what has no tag yet
-            return archive.load(engine.images, reader.read, report, quiet=quiet, platform=platform)
+            return archive.load(engine.images, reader.read, report, quiet=quiet, platforms=platforms)
 
     def done(loaded: list[archive.Loaded]) -> None:
         for item in loaded:
@@ -197,9 +270,14 @@ async def load(
         reader.cancel()
 
 
-def save(engine: Engine, names: list[str], without: Collection[str] = ()) -> AsyncIterator[bytes]:
-    """``docker save``: the archive, without the layers of some diffIDs. NotFound comes before the first byte."""
-    pieces = archive.save(engine.images, names, without)
+def save(
+    engine: Engine, names: list[str], without: Collection[str] = (), platforms: Sequence[Platform] = ()
+) -> AsyncIterator[bytes]:
+    """``docker save``: the archive, without the layers of some diffIDs. NotFound comes before the first byte.
+
+    Of indexes it holds all images that are here, or those for ``platforms``.
+    """
+    pieces = archive.save(engine.images, names, without, platforms)
     for name in names:
         image = engine.images.get(name)
         engine.events.publish("image", "save", image.id, {"name": image.id})

@@ -73,10 +73,12 @@ async def pull(
     platform: Platform | None = None,
     *,
     every_tag: bool = False,
+    every_platform: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
     """Pull and tag one image, of this machine's platform or of ``platform``; Docker's progress objects.
 
-    ``every_tag`` pulls all that the repository has instead of ``reference``'s tag.
+    ``every_tag`` pulls all that the repository has instead of ``reference``'s tag, ``every_platform`` all that an
+    index holds.
     """
     from sampan.registry.pull import Puller
 
@@ -87,7 +89,10 @@ async def pull(
 
     def one(report: threads.Report, name: Reference) -> None:
         _through_mirrors(
-            engine, name.domain, login, lambda transport: puller.pull(transport, name, report, wanted)
+            engine,
+            name.domain,
+            login,
+            lambda transport: puller.pull(transport, name, report, wanted, everything=every_platform),
         )
 
     def work(report: threads.Report) -> None:
@@ -178,8 +183,7 @@ def to_push(engine: Engine, reference: Reference) -> list[Reference]:
     """
     if reference.tag:
         return [reference]
-    tags = [Reference.parse(tag) for image in engine.images.list() for tag in engine.images.tags(image.id)]
-    found = sorted((tag for tag in tags if tag.name == reference.name), key=lambda tag: tag.familiar)
+    found = [reference.with_tag(tag) for tag in engine.images.repository(reference)]
     if not found:
         raise errors.NotFound(
             f"An image does not exist locally with the tag: {reference.familiar_name}",
@@ -189,9 +193,12 @@ def to_push(engine: Engine, reference: Reference) -> list[Reference]:
 
 
 async def push(
-    engine: Engine, references: Sequence[Reference], login: Mapping[str, str]
+    engine: Engine,
+    references: Sequence[Reference],
+    login: Mapping[str, str],
+    platform: manifest.Platform | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Push some tags, one after the other."""
+    """Push some tags, one after the other; of indexes all that is here, or the image for ``platform``."""
     from sampan.registry import push as pushing
 
     for reference in references:
@@ -200,7 +207,7 @@ async def push(
             transport = _transport(engine, reference.domain, login)
             at_once = engine.config.max_concurrent_uploads
             with engine.leases.working():
-                pushing.push(engine.images, transport, reference, report, at_once=at_once)
+                pushing.push(engine.images, transport, reference, report, at_once=at_once, platform=platform)
 
         async for found in threads.progress(work):
             yield found

@@ -12,7 +12,7 @@ import itertools
 import os
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -55,13 +55,21 @@ class _Held:
 
 @dataclass
 class _Wanted:
-    """An image to make: documents, the names of its layers in the archive, its tags."""
+    """An image to make: documents, the names of its layers in the archive."""
 
     config: bytes
     manifest: bytes | None
     layers: list[str]
+
+
+@dataclass
+class _Group:
+    """What gets names of its own: one image, or those of an index with what else it holds."""
+
+    images: list[_Wanted]
     names: list[str]
-    keep: list[bytes] = field(default_factory=list)
+    index: bytes | None = None
+    others: list[bytes] = field(default_factory=list)
 
 
 class _DockerEntry(msgspec.Struct, rename="pascal"):
@@ -78,10 +86,11 @@ def load(
     report: Report,
     *,
     quiet: bool = True,
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
 ) -> list[Loaded]:
     """Load every image of an archive. ``report`` gets Docker's progress objects.
 
+    Of indexes all is kept that the archive holds, or only the images for ``platforms``.
     ArchiveError "unexpected EOF" for junk, InvalidParameter for content that isn't what its digest says,
     SystemFailure for a full disk. Images before the failing one stay; of that one nothing does.
     """
@@ -89,8 +98,8 @@ def load(
     try:
         loader.read(TarReader(compress.pieces(read)))
         loaded = []
-        for wanted in _Plan(loader, platform or documents.host_platform()).images():
-            loaded.append(loader.make(wanted))
+        for group in _Plan(loader, platforms).groups():
+            loaded.append(loader.make(group))
             for line in _lines(loaded[-1]):
                 report({"stream": line + "\n"})
         return loaded
@@ -236,8 +245,22 @@ class _Loader:
 
     # -- making -----------------------------------------------------------------------------------------
 
-    def make(self, wanted: _Wanted) -> Loaded:
+    def make(self, group: _Group) -> Loaded:
         """Place the layers, store the documents, tag."""
+        store = self.store
+        image = [self._image(wanted) for wanted in group.images][-1]
+        index = ""
+        if group.index is not None:
+            index = store.indexes.keep(group.index, [store.blobs.put(raw).digest for raw in group.others])
+            image = store.by_id(store.indexes.primary(index)) or image
+        names = []
+        for text in group.names:
+            reference = Reference.parse(text)
+            store.tag(reference, image.id, index=index)
+            names.append(reference.familiar)
+        return Loaded(image, names)
+
+    def _image(self, wanted: _Wanted) -> Image:
         diff_ids = documents.diff_ids(documents.parse_config(wanted.config))
         if len(diff_ids) != len(wanted.layers):
             counts = f"expected {len(diff_ids)}, got {len(wanted.layers)}"
@@ -245,14 +268,7 @@ class _Loader:
         parent: Digest | None = None
         for diff_id, name in zip(diff_ids, wanted.layers, strict=True):
             parent = self._place(parent, diff_id, name)
-        keep = [self.store.blobs.put(raw).digest for raw in wanted.keep]
-        image = self.store.add(wanted.config, manifest=wanted.manifest, keep=keep)
-        names = []
-        for text in wanted.names:
-            reference = Reference.parse(text)
-            self.store.tag(reference, image.id)
-            names.append(reference.familiar)
-        return Loaded(image, names)
+        return self.store.add(wanted.config, manifest=wanted.manifest)
 
     def _place(self, parent: Digest | None, diff_id: Digest, name: str) -> Digest:
         chain = chain_id(parent, diff_id)
@@ -280,11 +296,11 @@ class _Loader:
 class _Plan:
     """Which images the archive's documents describe."""
 
-    def __init__(self, loader: _Loader, platform: Platform) -> None:
-        self._loader, self._platform = loader, platform
+    def __init__(self, loader: _Loader, platforms: Sequence[Platform]) -> None:
+        self._loader, self._platforms = loader, platforms
         self._docker = self._docker_entries()
 
-    def images(self) -> list[_Wanted]:
+    def groups(self) -> list[_Group]:
         """The images to make, in the archive's order (InvalidParameter when it has none)."""
         if "index.json" in self._loader.documents:
             return self._from_index()
@@ -301,56 +317,86 @@ class _Plan:
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise errors.InvalidParameter(f"invalid manifest.json: {error}") from error
 
-    def _from_docker(self, entry: _DockerEntry) -> _Wanted:
+    def _from_docker(self, entry: _DockerEntry) -> _Group:
         config = self._loader.document(entry.config)
-        return _Wanted(config, None, list(entry.layers or ()), list(entry.repo_tags or ()))
+        return _Group([_Wanted(config, None, list(entry.layers or ()))], list(entry.repo_tags or ()))
 
-    def _from_index(self) -> list[_Wanted]:
+    def _from_index(self) -> list[_Group]:
         index = documents.parse_index(self._loader.document("index.json"))
-        found: dict[Digest, _Wanted] = {}
+        found: dict[Digest, _Group] = {}
         for entry in index.manifests:
-            chosen = self._choose(entry)
-            if chosen is None:
+            group = found.get(entry.digest) or self._group(entry)
+            if group is None:
                 continue
-            digest, keep = chosen
-            wanted = found.setdefault(digest, self._from_manifest(digest, keep))
-            wanted.names += [name for name in self._names(entry, wanted) if name not in wanted.names]
+            found[entry.digest] = group
+            group.names += [name for name in self._names(entry, group) if name not in group.names]
         if not found:
             raise errors.InvalidParameter("invalid archive: no image in its index.json")
         return list(found.values())
 
-    def _choose(self, entry: Descriptor) -> tuple[Digest, list[bytes]] | None:
-        """The manifest for our platform that an entry stands for, and the index it came from."""
+    def _group(self, entry: Descriptor) -> _Group | None:
+        """The images that an entry stands for, None when it is something else (NotFound: the platform)."""
         raw = self._loader.document(_path(entry.digest))
         kind = documents.media_type_of(raw, entry.media_type)
         if kind in documents.MANIFESTS:
-            return entry.digest, []
+            return _Group([self._wanted(raw)], [])
         if kind not in documents.INDEXES:
             return None
-        index = documents.parse_index(raw)
-        there = [one for one in index.manifests if _path(one.digest) in self._loader.documents]
-        images = [one for one in there if one.platform is None or one.platform.os != "unknown"]
-        if len(images) == 1:
-            return images[0].digest, [raw]
-        index.manifests = images
-        return documents.choose(index, self._platform).digest, [raw]
+        there = [one for one in documents.parse_index(raw).manifests if self._has(one)]
+        images = [one for one in there if self._is_image(one)]
+        if self._platforms or not images:
+            known = [one.platform for one in images]
+            wanted = self._platforms or [documents.host_platform()]
+            images = [images[self._choose(known, platform)] for platform in wanted]
+            images = list({one.digest: one for one in images}.values())
+        others = [] if self._platforms else [one for one in there if not self._is_image(one)]
+        blobs = [blob for one in others for blob in self._other(one)]
+        return _Group([self._wanted(self._document(one.digest)) for one in images], [], raw, blobs)
 
-    def _from_manifest(self, digest: Digest, keep: list[bytes]) -> _Wanted:
-        raw = self._loader.document(_path(digest))
+    def _choose(self, known: list[Platform | None], wanted: Platform) -> int:
+        found = documents.best(known, wanted)
+        if found is None:
+            raise errors.NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+        return found
+
+    def _has(self, entry: Descriptor) -> bool:
+        return _path(entry.digest) in self._loader.documents
+
+    def _document(self, digest: Digest) -> bytes:
+        return self._loader.document(_path(digest))
+
+    def _is_image(self, entry: Descriptor) -> bool:
+        if documents.is_attestation(entry) or entry.media_type in documents.INDEXES:
+            return False
+        config = documents.parse_manifest(self._document(entry.digest)).config
+        return config.media_type in documents.CONFIGS
+
+    def _other(self, entry: Descriptor) -> list[bytes]:
+        """The documents of an attestation or another artifact; none when the archive lacks some of them."""
+        raw = self._document(entry.digest)
+        if entry.media_type in documents.INDEXES:
+            return []
         manifest = documents.parse_manifest(raw)
-        config = self._loader.document(_path(manifest.config.digest))
-        return _Wanted(config, raw, [_path(layer.digest) for layer in manifest.layers], [], keep)
+        blobs = (manifest.config, *manifest.layers)
+        if not all(self._has(blob) for blob in blobs):
+            return []
+        return [raw, *(self._document(blob.digest) for blob in blobs)]
 
-    def _names(self, entry: Descriptor, wanted: _Wanted) -> list[str]:
+    def _wanted(self, raw: bytes) -> _Wanted:
+        manifest = documents.parse_manifest(raw)
+        config = self._document(manifest.config.digest)
+        return _Wanted(config, raw, [_path(layer.digest) for layer in manifest.layers])
+
+    def _names(self, entry: Descriptor, group: _Group) -> list[str]:
         """Tags of an entry: containerd's annotation, a reference as skopeo writes it, or manifest.json's."""
         notes = entry.annotations or {}
         name = notes.get("io.containerd.image.name") or ""
         if not name and "/" in (short := notes.get("org.opencontainers.image.ref.name") or ""):
             name = short
         names = [name] if name and "@" not in name else []
-        identity = digests.of(wanted.config)
+        identities = {digests.of(wanted.config) for wanted in group.images}
         for docker in self._docker or ():
-            if digests.of(self._loader.document(docker.config)) == identity:
+            if digests.of(self._loader.document(docker.config)) in identities:
                 names += docker.repo_tags or []
         return list(dict.fromkeys(Reference.parse(one).familiar for one in names))
 

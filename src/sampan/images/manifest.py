@@ -6,6 +6,7 @@ Documents whose digest matters are never encoded again: the bytes that came are 
 from __future__ import annotations
 
 import platform as host
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -168,13 +169,32 @@ def parse_platform(text: str) -> Platform:
 
 def choose(index: Index, wanted: Platform) -> Descriptor:
     """The manifest of an index for a platform (NotFound in Docker's words)."""
-    fitting = [entry for entry in index.manifests if fits(entry.platform, wanted)]
-    if not fitting:
-        shown = str(wanted)
-        raise NotFound(f"no matching manifest for {shown} in the manifest list entries")
-    # An entry with the very variant is better than one without.
-    exact = [entry for entry in fitting if entry.platform and entry.platform.variant == wanted.variant]
-    return (exact or fitting)[0]
+    found = best([entry.platform for entry in index.manifests], wanted)
+    if found is None:
+        raise NotFound(f"no matching manifest for {wanted} in the manifest list entries")
+    return index.manifests[found]
+
+
+def best(offered: Sequence[Platform | None], wanted: Platform) -> int | None:
+    """Which of the platforms serves the wanted one best: of its very variant, else the newest that fits."""
+    fitting = [number for number, one in enumerate(offered) if fits(one, wanted)]
+    variant = normal(wanted).variant
+
+    def rank(number: int) -> tuple[bool, str]:
+        mine = normal(offered[number] or Platform()).variant
+        return mine == variant, mine
+
+    return max(fitting, key=rank, default=None)  # the first of equals
+
+
+def normal(platform: Platform) -> Platform:
+    """Without what goes without saying: arm64 is v8, arm without a variant is v7 (containerd's platforms)."""
+    variant = platform.variant
+    if platform.architecture == "arm64" and variant in ("v8", "8"):
+        variant = ""
+    elif platform.architecture == "arm":
+        variant = f"v{variant.removeprefix('v')}" if variant else "v7"
+    return msgspec.structs.replace(platform, variant=variant)
 
 
 def fits(offered: Platform | None, wanted: Platform) -> bool:
@@ -183,10 +203,21 @@ def fits(offered: Platform | None, wanted: Platform) -> bool:
         return True
     if (offered.os, offered.architecture) != (wanted.os, wanted.architecture):
         return False
+    offered, wanted = normal(offered), normal(wanted)
     if not wanted.variant or not offered.variant or offered.variant == wanted.variant:
         return True
     # 32-bit ARM runs the older variants too.
     return offered.architecture == "arm" and offered.variant <= wanted.variant
+
+
+def is_attestation(entry: Descriptor) -> bool:
+    """Whether an entry of an index is BuildKit's attestation of another one, which no machine runs."""
+    if (entry.annotations or {}).get("vnd.docker.reference.type") == "attestation-manifest":
+        return True
+    return entry.platform is not None and (entry.platform.os, entry.platform.architecture) == (
+        "unknown",
+        "unknown",
+    )
 
 
 def compression(media_type: str) -> str:

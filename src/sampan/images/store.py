@@ -11,18 +11,18 @@ import re
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from sampan import errors
 from sampan.images import manifest as documents
-from sampan.images.manifest import Descriptor
+from sampan.images.image import Image as Image
+from sampan.images.indexes import Indexes
+from sampan.images.manifest import Descriptor, Platform
 from sampan.images.reference import Reference
 from sampan.storage.blobs import BlobStore
-from sampan.storage.db import Database
+from sampan.storage.db import Database, Transaction
 from sampan.storage.digest import Digest
 from sampan.storage.digest import of as digest_of
 from sampan.storage.gc import Reachable
@@ -37,106 +37,9 @@ _SCHEMA = (
     "CREATE TABLE digests (name TEXT PRIMARY KEY, image TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE layer_blobs (diff_id TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, "
     "media_type TEXT NOT NULL, PRIMARY KEY (diff_id, digest)) WITHOUT ROWID",
+    "CREATE TABLE targets (name TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID",
 )
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
-_ZERO_TIME = -62135596800  # year 1, Go's zero time
-
-
-@dataclass
-class Image:
-    """One image. ``layers`` are chain ids, bottom first; ``size`` bytes of file content of all layers."""
-
-    id: Digest
-    document: dict[str, Any]
-    manifest: Digest
-    layers: list[Digest]
-    size: int
-    parent: Digest | str = ""
-    added_ns: int = 0
-    tagged_ns: int = 0
-    blobs: list[Digest] = field(default_factory=list)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The ``config`` object: what its containers run; Docker's names."""
-        found = self.document.get("config")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def diff_ids(self) -> list[Digest]:
-        """Digests of the uncompressed layers, bottom first."""
-        return documents.diff_ids(self.document)
-
-    @property
-    def chain(self) -> Digest | None:
-        """The topmost layer, None for an image without files."""
-        return self.layers[-1] if self.layers else None
-
-    @property
-    def os(self) -> str:
-        """The operating system, ``linux`` when it says none."""
-        return str(self.document.get("os") or "linux")
-
-    @property
-    def architecture(self) -> str:
-        """The architecture in Go's names."""
-        return str(self.document.get("architecture") or "")
-
-    @property
-    def variant(self) -> str:
-        """The architecture's variant or ""."""
-        return str(self.document.get("variant") or "")
-
-    @property
-    def platform(self) -> documents.Platform:
-        """All three."""
-        return documents.Platform(self.architecture, self.os, self.variant)
-
-    @property
-    def created(self) -> str:
-        """When it was made, as its document says (RFC 3339), "" when it doesn't."""
-        return str(self.document.get("created") or "")
-
-    @property
-    def created_ns(self) -> int:
-        """The same in nanoseconds since 1970."""
-        return parse_time(self.created)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Labels of its configuration."""
-        found = self.config.get("Labels")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """How it was made, oldest step first."""
-        return [step for step in self.document.get("history") or [] if isinstance(step, dict)]
-
-
-class HistoryStep(NamedTuple):
-    """One line of ``docker history``; ``size`` in bytes."""
-
-    image_id: str
-    created_ns: int
-    created_by: str
-    comment: str
-    size: int
-    tags: list[str]
-
-
-def parse_time(text: str) -> int:
-    """RFC 3339 with up to nine fraction digits, in nanoseconds since 1970; Go's zero time when malformed."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        return _ZERO_TIME * 1_000_000_000
-    zone = "+00:00" if match[3] == "Z" else match[3]
-    try:
-        seconds = int(datetime.fromisoformat(match[1] + zone).timestamp())
-    except ValueError:
-        return _ZERO_TIME * 1_000_000_000
-    return seconds * 1_000_000_000 + int((match[2] or "0").ljust(9, "0"))
 
 
 class ImageStore:
@@ -148,7 +51,9 @@ class ImageStore:
         self._images: dict[Digest, Image] = {}
         self._tags: dict[str, Digest] = {}
         self._digests: dict[str, Digest] = {}
+        self._targets: dict[str, Digest] = {}
         db.migrate("images", _SCHEMA)
+        self.indexes = Indexes(db, blobs, self._images)
         self._load()
 
     def _load(self) -> None:
@@ -162,37 +67,59 @@ class ImageStore:
             )
         self._tags = dict(self.db.query("SELECT name, image FROM tags"))
         self._digests = dict(self.db.query("SELECT name, image FROM digests"))
+        self._targets = dict(self.db.query("SELECT name, digest FROM targets"))
+        self.indexes.load(set(self._targets.values()))
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    def get(self, reference: str) -> Image:
+    def get(self, reference: str, platform: Platform | None = None, shown: str = "") -> Image:
         """The image with this name, digest, id or unique beginning of an id.
 
-        NotFound "No such image: x:latest", also for an ambiguous beginning; InvalidParameter for what can't
-        be a name.
+        Of an index it is this machine's image, if that is here, or the one for ``platform``. NotFound "No such
+        image: x:latest", also for an ambiguous beginning, and when there is none for the platform (of ``shown``,
+        in that message); InvalidParameter for what can't be a name.
         """
-        with self._lock:
-            found = self.find(reference)
-        if found is not None:
+        found, index = self._resolve(reference)
+        if found is None:
+            raise errors.NotFound(f"No such image: {_shown(reference)}", hint=_hint(reference))
+        if platform is None:
             return found
-        raise errors.NotFound(f"No such image: {_shown(reference)}", hint=_hint(reference))
+        variants = self.variants(found, index)
+        fitting = documents.best([one.platform for one in variants], platform)
+        if fitting is not None:
+            return variants[fitting]
+        raise not_for(shown or reference, platform, variants)
 
     def find(self, reference: str) -> Image | None:
         """The same, None when there is none (InvalidParameter for what can't be a name)."""
+        return self._resolve(reference)[0]
+
+    def _resolve(self, reference: str) -> tuple[Image | None, Digest]:
+        """An image, and the index that ``reference`` stands for ("" for none)."""
         match = _ID.fullmatch(reference)
-        if match and len(match[1]) == 64:
-            return self._images.get("sha256:" + match[1])
         with self._lock:
+            if match and len(match[1]) == 64:
+                return self._by_digest("sha256:" + match[1])
             try:
                 name = Reference.parse(reference)
             except errors.InvalidParameter:
                 if match is None:
                     raise
-                return self._by_prefix(match[1])
+                return self._by_prefix(match[1]), ""
             found = self.by_reference(name)
             if found is None and match:
-                found = self._by_prefix(match[1])
-            return found
+                return self._by_prefix(match[1]), ""
+            return found, self.target(name)
+
+    def _by_digest(self, digest: Digest) -> tuple[Image | None, Digest]:
+        """By an image's id, or by the digest of its manifest or of an index that is named here."""
+        if digest in self._images:
+            return self._images[digest], ""
+        if digest in self._targets.values():
+            primary = self.indexes.primary(digest)
+            return (self._images[primary] if primary else None), digest
+        found = [image for image in self._images.values() if image.manifest == digest]
+        return (found[0] if found else None), ""
 
     def by_reference(self, name: Reference) -> Image | None:
         """The image of a tag or digest."""
@@ -202,6 +129,46 @@ class ImageStore:
             else:
                 identity = self._tags.get(name.with_default_tag().canonical)
             return self._images.get(identity) if identity else None
+
+    def target(self, name: Reference) -> Digest:
+        """The digest of the index that a tag or digest stands for, "" when it is one image's."""
+        if name.digest:
+            return self._index_of(f"{name.name}@{name.digest}")
+        return self._index_of(name.with_default_tag().canonical)
+
+    def target_of(self, reference: str) -> Digest:
+        """The same for anything that ``get`` understands."""
+        return self._resolve(reference)[1]
+
+    def _index_of(self, key: str) -> Digest:
+        return self._targets.get(key, "")
+
+    def variants(self, image: Image, index: Digest = "") -> Images:
+        """The images for all platforms that are here under one name: those of ``index``, without it those of
+        every index that a name of ``image`` stands for; ``image`` comes first.
+        """
+        with self._lock:
+            known = [key for names in (self._tags, self._digests) for key in names if names[key] == image.id]
+            indexes = [index] if index else sorted({self._index_of(key) for key in known} - {""})
+            found = {image.id: image}
+            for digest in indexes:
+                found |= {one: self._images[one] for one in self.indexes.images(digest)}
+        return list(found.values())
+
+    def rows(self) -> Images:
+        """The images that stand for their names: all but those that an index holds beside its first one."""
+        with self._lock:
+            named = {*self._tags.values(), *self._digests.values()}
+            held = {one for digest in set(self._targets.values()) for one in self.indexes.images(digest)}
+            return [image for image in self.list() if image.id in named or image.id not in held]
+
+    def row_of(self, image: Image) -> Image:
+        """The one of :meth:`rows` under which an image is listed: itself, or the first of its index."""
+        with self._lock:
+            held = self.indexes.holding(image.id) & set(self._targets.values())
+            if not held or self._is_named(image.id):
+                return image
+            return self._images[self.indexes.primary(min(held))]
 
     def _by_prefix(self, beginning: str) -> Image | None:
         found = [image for key, image in self._images.items() if key.startswith("sha256:" + beginning)]
@@ -222,16 +189,23 @@ class ImageStore:
             return dict(self._tags)
 
     def tags(self, identity: Digest) -> Names:
-        """Tags of an image as people write them, sorted."""
-        with self._lock:
-            names = [name for name, image in self._tags.items() if image == identity]
-        return sorted(Reference.parse(name).familiar for name in names)
+        """Tags of an image as people write them, sorted; those of its indexes when none is its own."""
+        return self._names(self._tags, identity)
 
     def digests(self, identity: Digest) -> Names:
-        """``repository@digest`` under which registries know the image, sorted."""
+        """``repository@digest`` under which registries know the image or its index, sorted."""
+        return self._names(self._digests, identity)
+
+    def _names(self, names: dict[str, Digest], identity: Digest) -> Names:
         with self._lock:
-            names = [name for name, image in self._digests.items() if image == identity]
-        return sorted(Reference.parse(name).familiar for name in names)
+            found = [key for key, image in names.items() if image == identity]
+            held = self.indexes.holding(identity)
+            if not found and held and not self._is_named(identity):
+                found = [key for key in names if self._index_of(key) in held]
+        return sorted(Reference.parse(name).familiar for name in found)
+
+    def _is_named(self, identity: Digest) -> bool:
+        return identity in self._tags.values() or identity in self._digests.values()
 
     def repository(self, name: Reference) -> Names:
         """The tags (only the part behind the colon) that a repository has here, sorted."""
@@ -270,31 +244,6 @@ class ImageStore:
             "INSERT OR IGNORE INTO layer_blobs VALUES (?, ?, ?, ?)",
             (diff_id, blob.digest, blob.size, blob.media_type),
         )
-
-    def history_steps(self, image: Image) -> Steps:
-        """The lines of ``docker history``, newest first."""
-        steps: Steps = []
-        position = 0
-        for step in image.history:
-            size = 0
-            if not step.get("empty_layer") and position < len(image.layers):
-                size = self.layers.get(image.layers[position]).size
-                position += 1
-            created = parse_time(str(step.get("created") or ""))
-            text, comment = str(step.get("created_by") or ""), str(step.get("comment") or "")
-            steps.append(HistoryStep("<missing>", created, text, comment, size, []))
-        steps.reverse()
-        return self._named(image, steps)
-
-    def _named(self, image: Image, steps: Steps) -> Steps:
-        """Ids of the image itself and of its parents that are still here."""
-        here: Image | None = image
-        for number, step in enumerate(steps):
-            if here is None:
-                break
-            steps[number] = step._replace(image_id=here.id, tags=self.tags(here.id))
-            here = self._images.get(here.parent) if here.parent else None
-        return steps
 
     # -- changing ---------------------------------------------------------------------------------------
 
@@ -343,6 +292,7 @@ class ImageStore:
             )
             self._store(image)
             self._images[identity] = image
+            self.indexes.changed(image.manifest)
         return image
 
     def _store(self, image: Image) -> None:
@@ -359,34 +309,58 @@ class ImageStore:
             layers.append(self.layer_blob(layer.diff_id) or plain)
         return documents.encode_manifest(Descriptor(documents.OCI_CONFIG, identity, size), layers)
 
-    def tag(self, reference: Reference | str, identity: Digest) -> Digest | None:
+    def tag(self, reference: Reference | str, identity: Digest, *, index: Digest = "") -> Digest | None:
         """Point a tag to an image; the id it pointed to before, None when it is new.
 
+        With ``index`` (kept before) the tag stands for the index, of which ``identity`` is one of the images.
         InvalidParameter for a name with a digest, NotFound when there is no such image.
         """
         name = Reference.parse(reference) if isinstance(reference, str) else reference.with_default_tag()
         if name.digest:
             raise errors.InvalidParameter("refusing to create a tag with a digest reference")
         with self._lock:
+            identity = (index and self.indexes.primary(index)) or identity
             image = self._images.get(identity)
             if image is None:
                 raise errors.NotFound(f"No such image: {identity}")
-            before = self._tags.get(name.canonical)
+            key = name.canonical
+            before = self._tags.get(key), self._targets.get(key, "")
             image.tagged_ns = time.time_ns()
             with self.db.transaction() as tx:
-                tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (name.canonical, identity))
+                tx.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (key, identity))
+                tx.execute("DELETE FROM targets WHERE name = ?", (key,))
+                if index:
+                    tx.execute("INSERT INTO targets VALUES (?, ?)", (key, index))
                 tx.execute("UPDATE images SET tagged_ns = ? WHERE id = ?", (image.tagged_ns, identity))
-            self._tags[name.canonical] = identity
-            if before != identity:
+                self._tags[key] = identity
+                self._targets.pop(key, None)
+                if index:
+                    self._targets[key] = index
+                    self._repoint(tx, index)
+            if before != (identity, index):
                 self._write_index()
-        return before
+        return before[0]
 
     def add_digest(self, name: Reference, digest: Digest, identity: Digest) -> None:
         """Note that the registry of ``name`` knows the image under ``digest`` (of manifest or index)."""
         key = f"{name.name}@{digest}"
-        with self._lock:
-            self.db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, identity))
+        with self._lock, self.db.transaction() as tx:
+            if digest in self.indexes:
+                identity = self.indexes.primary(digest) or identity
+                tx.execute("INSERT OR REPLACE INTO targets VALUES (?, ?)", (key, digest))
+                self._targets[key] = digest
+                self._repoint(tx, digest)
+            tx.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (key, identity))
             self._digests[key] = identity
+
+    def _repoint(self, tx: Transaction, index: Digest) -> None:
+        """Let every name of an index stand for the image that is its first one now."""
+        primary = self.indexes.primary(index)
+        for key in [name for name, target in self._targets.items() if target == index and primary]:
+            table, names = ("digests", self._digests) if "@" in key else ("tags", self._tags)
+            if names.get(key, primary) != primary:
+                tx.execute(f"UPDATE {table} SET image = ? WHERE name = ?", (primary, key))
+                names[key] = primary
 
     def untag(self, reference: Reference | str) -> Names:
         """Remove a tag or digest; what was removed, as people write it (NotFound).
@@ -417,60 +391,88 @@ class ImageStore:
             for name in names:
                 tx.execute("DELETE FROM tags WHERE name = ?", (name,))
                 tx.execute("DELETE FROM digests WHERE name = ?", (name,))
+                tx.execute("DELETE FROM targets WHERE name = ?", (name,))
         for name in names:
-            self._tags.pop(name, None)
-            self._digests.pop(name, None)
+            for known in (self._tags, self._digests, self._targets):
+                known.pop(name, None)
         self._write_index()
 
     def delete(self, identity: Digest) -> Names:
-        """Remove an image and all its names; the names. Layers and blobs go with the next collection."""
+        """Remove an image and its names, those that went with it. A name of an index with images left keeps them.
+
+        Layers and blobs go with the next collection.
+        """
         with self._lock:
-            names = [key for key, value in {**self._tags, **self._digests}.items() if value == identity]
-            with self.db.transaction() as tx:
-                self._remove_names(names)
-                tx.execute("DELETE FROM images WHERE id = ?", (identity,))
-            self._images.pop(identity, None)
-        return [Reference.parse(name).familiar for name in names]
+            known = [key for names in (self._tags, self._digests) for key in names if names[key] == identity]
+            image = self._images.pop(identity, None)
+            self.indexes.changed()
+            try:
+                with self.db.transaction() as tx:
+                    tx.execute("DELETE FROM images WHERE id = ?", (identity,))
+                    indexes = {key: self._index_of(key) for key in known}
+                    gone = [key for key in known if not (indexes[key] and self.indexes.images(indexes[key]))]
+                    self._remove_names(gone)
+                    for index in set(indexes.values()) - {""}:
+                        self._repoint(tx, index)
+            except BaseException:
+                if image is not None:
+                    self._images[identity] = image
+                    self.indexes.changed()
+                raise
+        return [Reference.parse(name).familiar for name in gone]
 
     def reachable(self) -> Reachable:
         """What the images need, for ``Leases.add_roots``."""
         with self._lock:
             images = list(self._images.values())
+            indexes = set(self._targets.values())
         layers = {image.layers[-1] for image in images if image.layers}
-        return Reachable(layers, {digest for image in images for digest in image.blobs})
+        blobs = {digest for image in images for digest in image.blobs}
+        return Reachable(layers, blobs.union(*(self.indexes.blobs(digest) for digest in indexes)))
 
     def _write_index(self) -> None:
         """Keep the data root's index.json true: other tools read the store as an OCI layout."""
         entries: list[dict[str, object]] = []
         for name, identity in sorted(self._tags.items()):
-            image = self._images.get(identity)
-            if image is not None:
-                entries.append(index_entry(image, self.manifest(image), [name]))
+            index = self._index_of(name)
+            if index and self.indexes.whole(index):
+                entries.append(index_entry(index, self.blobs.read(index, documents.LIMIT), name))
+            elif (image := self._images.get(identity)) is not None:
+                entries.append(index_entry(image.manifest, self.manifest(image), name, image.platform))
         self.blobs.write_index(entries)
 
 
 Images = list[Image]
 Names = list[str]
-Steps = list[HistoryStep]
 Rows = list[tuple[Any, ...]]
 
 
-def index_entry(image: Image, manifest: bytes, names: Iterable[str]) -> dict[str, object]:
-    """The descriptor of an image in an index.json, with the first of its names as annotations."""
+def index_entry(
+    digest: Digest, raw: bytes, name: str = "", platform: Platform | None = None
+) -> dict[str, object]:
+    """The descriptor of a manifest or index in an index.json, with a tag in full as annotations."""
     entry: dict[str, object] = {
-        "mediaType": documents.media_type_of(manifest),
-        "digest": image.manifest,
-        "size": len(manifest),
+        "mediaType": documents.media_type_of(raw),
+        "digest": digest,
+        "size": len(raw),
     }
-    name = next(iter(names), None)
-    if name is not None:
+    if name:
         reference = Reference.parse(name)
         entry["annotations"] = {
             "io.containerd.image.name": reference.canonical,
             "org.opencontainers.image.ref.name": reference.tag,
         }
-    entry["platform"] = msgspec.to_builtins(image.platform)
+    if platform is not None:
+        entry["platform"] = msgspec.to_builtins(platform)
     return entry
+
+
+def not_for(reference: str, platform: Platform, variants: Images) -> errors.NotFound:
+    """No image for a platform among those that are here, in dockerd's words."""
+    return errors.NotFound(
+        f"image with reference {reference} was found but does not provide the specified platform ({platform})",
+        hint=f"Here it is for {', '.join(str(one.platform) for one in variants)}.",
+    )
 
 
 def _shown(reference: str) -> str:

@@ -1,5 +1,7 @@
 """Pulling: the manifest, then its layers in parallel, each unpacked while it comes.
 
+Of an index the image for one platform comes, or everything that it holds.
+
 Every byte is checked against its digest and declared size before anything is given a name. A download that
 breaks off goes on where it stopped, also after a restart of the engine.
 """
@@ -73,6 +75,14 @@ def resolve(transport: Transport, reference: Reference, what: str = "") -> Remot
     return Remote(raw, documents.media_type_of(raw, response.headers.get("Content-Type", "")), found)
 
 
+def digest_of(transport: Transport, reference: Reference) -> Digest:
+    """The digest that a tag stands for, as the registry says without sending the document; "" if it doesn't."""
+    path = f"/v2/{reference.path}/manifests/{reference.digest or reference.tag}"
+    response = transport.request("HEAD", path, _scope(reference), headers={"Accept": _ACCEPT})
+    found = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
+    return found if digests.valid(found) else ""
+
+
 def _scope(reference: Reference) -> str:
     return f"repository:{reference.path}:pull"
 
@@ -84,43 +94,121 @@ class Puller:
     """
 
     def __init__(self, store: ImageStore, gates: Gates, *, at_once: int = _AT_ONCE) -> None:
-        self._store = store
-        self._gates = gates
-        self._at_once = at_once
+        self.store, self.gates, self.at_once = store, gates, at_once
 
     def pull(
-        self, transport: Transport, reference: Reference, report: Report, platform: Platform | None = None
+        self,
+        transport: Transport,
+        reference: Reference,
+        report: Report,
+        platform: Platform | None = None,
+        *,
+        everything: bool = False,
     ) -> Pulled:
-        """Pull and tag one image; ``report`` gets Docker's progress objects, from several threads.
+        """Pull and tag an image; ``report`` gets Docker's progress objects, from several threads.
 
-        NotFound, Unauthorized, SystemFailure (network, registry), InvalidParameter (content that isn't what
-        its digest says). What was placed before a failure is left to the next collection.
+        Of an index the image for ``platform`` (this machine's) comes and joins those that are here, or all that it
+        holds with ``everything``. NotFound, Unauthorized, SystemFailure (network, registry), InvalidParameter
+        (content that isn't what its digest says). What was placed before a failure is left to the next
+        collection.
         """
-        remote = resolve(transport, reference)
+        remote = self._resolve(transport, reference)
         report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar})
-        image, newer = self._image(transport, reference, remote, platform, report)
+        one = _One(self, transport, reference, report)
+        index = ""
+        if remote.media_type in documents.INDEXES:
+            image, newer = one.index(remote, platform, everything)
+            index = remote.digest
+        else:
+            image, newer = one.image(remote)
         if not reference.digest:
-            newer = self._store.tag(reference, image.id) != image.id or newer
-        self._store.add_digest(reference, remote.digest, image.id)
+            target = self.store.target(reference)
+            before = self.store.tag(reference, image.id, index=index)
+            newer = newer or (before, target) != (self._named(reference), index)
+        self.store.add_digest(reference, remote.digest, image.id)
         report({"status": f"Digest: {remote.digest}"})
         state = "Downloaded newer image" if newer else "Image is up to date"
         report({"status": f"Status: {state} for {reference.familiar}"})
         return Pulled(image, remote.digest, newer)
 
-    def _image(
-        self,
-        transport: Transport,
-        reference: Reference,
-        remote: Remote,
-        platform: Platform | None,
-        report: Report,
-    ) -> tuple[Image, bool]:
-        keep: list[Digest] = []
-        if remote.media_type in documents.INDEXES:
-            index = documents.parse_index(remote.raw)
-            chosen = documents.choose(index, platform or documents.host_platform())
-            keep.append(self._store.blobs.put(remote.raw, remote.digest).digest)
-            remote = resolve(transport, reference, chosen.digest)
+    def _named(self, reference: Reference) -> Digest:
+        image = self.store.by_reference(reference)
+        return image.id if image is not None else ""
+
+    def _resolve(self, transport: Transport, reference: Reference) -> Remote:
+        """What a name stands for, from here when the registry says that it still is what is here."""
+        image = self.store.by_reference(reference)
+        if image is not None:
+            here = self.store.target(reference) or image.manifest
+            if digest_of(transport, reference) == here:
+                return self.local(here) or resolve(transport, reference)
+        return resolve(transport, reference)
+
+    def local(self, digest: Digest) -> Remote | None:
+        """A document that is here."""
+        if not self.store.blobs.has(digest):
+            return None
+        raw = self.store.blobs.read(digest, documents.LIMIT)
+        return Remote(raw, documents.media_type_of(raw), digest)
+
+
+class _One:
+    """One pull under way."""
+
+    def __init__(self, puller: Puller, transport: Transport, reference: Reference, report: Report) -> None:
+        self._puller, self._store = puller, puller.store
+        self._gates, self._at_once = puller.gates, puller.at_once
+        self._transport, self._reference, self._report = transport, reference, report
+
+    def index(self, remote: Remote, platform: Platform | None, everything: bool) -> tuple[Image, bool]:
+        """The image for a platform or all that an index holds, which is kept; whether anything is new."""
+        index = documents.parse_index(remote.raw)
+        wanted = platform or documents.host_platform()
+        if not everything:
+            image, newer = self.image(self._member(documents.choose(index, wanted)), remote.digest)
+            self._store.indexes.keep(remote.raw)
+            return image, newer
+        images: list[Image] = []
+        others: list[Digest] = []
+        before = self._store.indexes.whole(remote.digest) if remote.digest in self._store.indexes else False
+        for entry in index.manifests:
+            member = self._member(entry)
+            if self._is_image(entry, member):
+                images.append(self.image(member, remote.digest)[0])
+            else:
+                others += self._other(entry, member)
+        if not images:
+            raise errors.NotFound(f"no image in the manifest list of {self._reference.familiar}")
+        self._store.indexes.keep(remote.raw, others)
+        first = self._store.by_id(self._store.indexes.primary(remote.digest)) or images[0]
+        return first, not before
+
+    def _member(self, entry: Descriptor) -> Remote:
+        return self._puller.local(entry.digest) or resolve(self._transport, self._reference, entry.digest)
+
+    def _is_image(self, entry: Descriptor, member: Remote) -> bool:
+        if documents.is_attestation(entry) or member.media_type not in documents.MANIFESTS:
+            return False
+        return documents.parse_manifest(member.raw).config.media_type in documents.CONFIGS
+
+    def _other(self, entry: Descriptor, member: Remote) -> list[Digest]:
+        """Fetch an attestation or another artifact; its blobs, the manifest among them."""
+        if member.media_type not in documents.MANIFESTS:
+            raise errors.Unsupported(
+                f"the manifest list of {self._reference.familiar} holds {member.media_type}: {entry.digest}",
+                hint="Pull the platforms that you need one by one, with --platform.",
+            )
+        manifest = documents.parse_manifest(member.raw)
+        found = [self._store.blobs.put(member.raw, entry.digest).digest]
+        for blob in (manifest.config, *manifest.layers):
+            with self._gates.hold(blob.digest):
+                self._small(blob)
+            found.append(blob.digest)
+        return found
+
+    def image(self, remote: Remote, index: Digest = "") -> tuple[Image, bool]:
+        """One image, by its manifest; whether it is new."""
+        reference = self._reference
         if remote.media_type not in documents.MANIFESTS:
             raise errors.Unsupported(
                 f"the manifest of {reference.familiar} can't be pulled: {remote.media_type}",
@@ -130,34 +218,38 @@ class Puller:
         if manifest.config.media_type not in documents.CONFIGS:
             raise errors.Unsupported(f"{reference.familiar} is no image but {manifest.config.media_type}")
         known = self._store.by_id(manifest.config.digest)
-        if known is not None and known.manifest == remote.digest:
+        if known is not None and (
+            known.manifest == remote.digest or (index and remote.digest in known.blobs)
+        ):
             return known, False
-        config = self._config(transport, reference, manifest.config)
-        self._layers(transport, reference, manifest.layers, config, report)
+        config = self._config(manifest.config)
+        self._layers(manifest.layers, config)
+        keep = [index] if index else []
         return self._store.add(config, manifest=remote.raw, keep=keep), known is None
 
-    def _config(self, transport: Transport, reference: Reference, config: Descriptor) -> bytes:
+    def _config(self, config: Descriptor) -> bytes:
         if config.size > documents.LIMIT:
-            raise errors.SystemFailure(f"the configuration of {reference.familiar} is too large")
+            raise errors.SystemFailure(f"the configuration of {self._reference.familiar} is too large")
+        self._small(config)
+        return self._store.blobs.read(config.digest, documents.LIMIT)
+
+    def _small(self, blob: Descriptor) -> None:
+        """Fetch a blob that isn't a layer to be unpacked."""
         store = self._store.blobs
-        if not store.has(config.digest):
-            with store.writer(config.digest, size=config.size) as writer:
-                for piece in _body(transport, reference, config, writer):
+        if not store.has(blob.digest):
+            with store.writer(blob.digest, size=blob.size) as writer:
+                for piece in _body(self._transport, self._reference, blob, writer):
                     writer.write(piece)
                 writer.commit()
-        return store.read(config.digest, documents.LIMIT)
 
-    def _layers(
-        self,
-        transport: Transport,
-        reference: Reference,
-        layers: list[Descriptor],
-        config: bytes,
-        report: Report,
-    ) -> None:
+    def _layers(self, layers: list[Descriptor], config: bytes) -> None:
         diff_ids = documents.diff_ids(documents.parse_config(config))
         if len(diff_ids) != len(layers):
-            raise errors.SystemFailure(f"{reference.familiar}: manifest and configuration differ in layers")
+            raise errors.SystemFailure(
+                f"{self._reference.familiar}: manifest and configuration differ in layers"
+            )
+        for layer in layers:
+            _check_distributable(layer)
         pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="pull")
         jobs: list[Future[Unpacked | None] | None] = []
         parent: Digest | None = None
@@ -165,16 +257,16 @@ class Puller:
             for layer, diff_id in zip(layers, diff_ids, strict=True):
                 parent = chain_id(parent, diff_id)
                 if self._store.layers.present(parent):
-                    report(_progress("Already exists", layer))
+                    self._report(_progress("Already exists", layer))
                     jobs.append(None)
                     continue
-                report(_progress("Pulling fs layer", layer))
-                jobs.append(pool.submit(self._fetch, transport, reference, layer, diff_id, report))
+                self._report(_progress("Pulling fs layer", layer))
+                jobs.append(pool.submit(self._fetch, layer, diff_id))
             parent = None
             for job, diff_id, layer in zip(jobs, diff_ids, layers, strict=True):
                 if job is not None:
                     self._place(parent, diff_id, job.result())
-                    report(_progress("Pull complete", layer))
+                    self._report(_progress("Pull complete", layer))
                 parent = chain_id(parent, diff_id)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -191,14 +283,8 @@ class Puller:
         elif not layers.present(chain_id(parent, diff_id)):
             layers.place_again(parent, diff_id)
 
-    def _fetch(
-        self, transport: Transport, reference: Reference, layer: Descriptor, diff_id: Digest, report: Report
-    ) -> Unpacked | None:
+    def _fetch(self, layer: Descriptor, diff_id: Digest) -> Unpacked | None:
         """Download and unpack one layer; None when its content is here (again) by now."""
-        if layer.urls or "foreign" in layer.media_type or "nondistributable" in layer.media_type:
-            raise errors.Unsupported(
-                f"layer {layer.digest} is a foreign layer, which isn't pulled from elsewhere"
-            )
         with self._gates.hold(layer.digest):
             if self._store.layers.by_diff_id(diff_id):
                 return None
@@ -207,19 +293,29 @@ class Puller:
                 with blobs.open(layer.digest) as file:
                     return self._store.layers.unpack(iter(lambda: file.read(1 << 20), b""), expected=diff_id)
             with blobs.writer(layer.digest, size=layer.size, keep=True) as writer:
-                source = _written(_body(transport, reference, layer, writer), writer, layer, report)
+                body = _body(self._transport, self._reference, layer, writer)
+                source = _written(body, writer, layer, self._report)
                 unpacked = self._store.layers.unpack(source, expected=diff_id)
                 try:
                     for _ in source:
                         pass
-                    report(_progress("Verifying Checksum", layer))
+                    self._report(_progress("Verifying Checksum", layer))
                     writer.commit()
                 except BaseException:
                     self._store.layers.discard(unpacked)
                     raise
-            report(_progress("Download complete", layer))
+            self._report(_progress("Download complete", layer))
             self._store.remember_blob(diff_id, layer)
             return unpacked
+
+
+def _check_distributable(layer: Descriptor) -> None:
+    """Unsupported for a foreign layer, before anything is fetched."""
+    if layer.urls or "foreign" in layer.media_type or "nondistributable" in layer.media_type:
+        raise errors.Unsupported(
+            f"layer {layer.digest} is a foreign layer, which isn't pulled from elsewhere",
+            hint="Such layers are Windows base images'; pull another platform (--platform linux/amd64).",
+        )
 
 
 def _progress(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:

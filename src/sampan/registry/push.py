@@ -14,7 +14,7 @@ from typing import Any
 
 from sampan import errors
 from sampan.images import manifest as documents
-from sampan.images.manifest import Descriptor
+from sampan.images.manifest import Descriptor, Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
 from sampan.registry.transport import Transport, failure
@@ -37,24 +37,66 @@ class Pushed:
 
 
 def push(
-    store: ImageStore, transport: Transport, reference: Reference, report: Report, *, at_once: int = _AT_ONCE
+    store: ImageStore,
+    transport: Transport,
+    reference: Reference,
+    report: Report,
+    *,
+    at_once: int = _AT_ONCE,
+    platform: Platform | None = None,
 ) -> Pushed:
     """Push one tag, ``at_once`` layers at a time; ``report`` gets Docker's progress objects, from their threads.
 
-    NotFound when the image isn't here or access is denied; SystemFailure for network and registry.
+    An index goes whole when nothing of it is missing here and in the repository; otherwise, and for
+    ``platform``, the one image goes, and a note says so. NotFound when the image isn't here or access is denied,
+    Conflict when it isn't clear which image to push; SystemFailure for network and registry.
     """
     image = store.by_reference(reference)
     if image is None:
         raise errors.NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+    index = store.target(reference)
     job = _Push(store, transport, reference, report, at_once)
-    raw = job.layers(image)
-    job.blob(Descriptor(documents.OCI_CONFIG, image.id, store.blobs.size(image.id)), None)
-    digest = job.manifest(raw)
+    if index and platform is None and job.can_go_whole(index):
+        raw = job.index(index)
+        digest = job.manifest(raw, reference.tag)
+        store.add_digest(reference, digest, image.id)
+        return job.done(digest, raw)
+    if platform is not None:
+        image = store.get(reference.familiar, platform)
+    elif index:
+        image = _only(store, image, index)
+    chosen = store.indexes.manifest(index, image.id) if index else image.manifest
+    raw = job.image(image, chosen)
+    digest = job.manifest(raw, reference.tag)
     store.add_digest(reference, digest, image.id)
-    report({"status": f"{reference.tag}: digest: {digest} size: {len(raw)}"})
-    aux = {"Tag": reference.tag, "Digest": digest, "Size": len(raw)}
-    report({"progressDetail": {}, "aux": aux})
-    return Pushed(digest, len(raw))
+    if index and platform is None:
+        report({"progressDetail": {}, "aux": _note(store, index, digest, raw)})
+    return job.done(digest, raw)
+
+
+def _only(store: ImageStore, image: Image, index: Digest) -> Image:
+    """The image that goes where the whole index can't: this machine's, or the only one (as dockerd chooses)."""
+    variants = store.variants(image, index)
+    if len(variants) == 1 or documents.fits(image.platform, documents.host_platform()):
+        return image
+    raise errors.Conflict(
+        "multiple matching manifests found but no specific platform requested",
+        hint=f"--platform takes one of {', '.join(str(one.platform) for one in variants)}.",
+    )
+
+
+def _note(store: ImageStore, index: Digest, digest: Digest, raw: bytes) -> dict[str, Any]:
+    """What docker's client shows as "Not all multiplatform-content is present …"."""
+    whole = store.blobs.read(index, documents.LIMIT)
+
+    def shown(data: bytes, name: Digest) -> dict[str, Any]:
+        return {"mediaType": documents.media_type_of(data), "digest": name, "size": len(data)}
+
+    return {
+        "manifestPushedInsteadOfIndex": True,
+        "originalIndex": shown(whole, index),
+        "selectedManifest": shown(raw, digest),
+    }
 
 
 class _Push:
@@ -69,31 +111,85 @@ class _Push:
         self._target = Target(reference.path, self._scope, reference.familiar)
         self._at_once = at_once
 
-    def layers(self, image: Image) -> bytes:
-        """Upload what is missing; the manifest to push (the stored one if it can stay)."""
-        raw = self._store.manifest(image)
+    def done(self, digest: Digest, raw: bytes) -> Pushed:
+        """The last lines."""
+        tag = self._reference.tag
+        self._report({"status": f"{tag}: digest: {digest} size: {len(raw)}"})
+        aux = {"Tag": tag, "Digest": digest, "Size": len(raw)}
+        self._report({"progressDetail": {}, "aux": aux})
+        return Pushed(digest, len(raw))
+
+    # -- indexes ----------------------------------------------------------------------------------------
+
+    def can_go_whole(self, index: Digest) -> bool:
+        """Whether what isn't here of an index is in the repository already."""
+        indexes = self._store.indexes
+        missing = [one.entry.digest for one in indexes.members(index) if not indexes.here(one)]
+        return all(self._has_manifest(digest) for digest in missing)
+
+    def _has_manifest(self, digest: Digest) -> bool:
+        headers = {"Accept": ", ".join((*documents.MANIFESTS, *documents.INDEXES))}
+        path = f"{self._path}/manifests/{digest}"
+        return self._transport.request("HEAD", path, self._scope, headers=headers).status == 200
+
+    def index(self, index: Digest) -> bytes:
+        """Push what an index holds; the index, which is to follow."""
+        indexes = self._store.indexes
+        for member in indexes.members(index):
+            image = self._store.by_id(member.image)
+            if not indexes.here(member):
+                continue
+            if image is not None:
+                raw = self.image(image, member.entry.digest, exact=True)
+            else:
+                raw = self._store.blobs.read(member.entry.digest, documents.LIMIT)
+                for blob in member.blobs:
+                    self.blob(blob, None)
+            self.manifest(raw, member.entry.digest)
+        return self._store.blobs.read(index, documents.LIMIT)
+
+    # -- images -----------------------------------------------------------------------------------------
+
+    def image(self, image: Image, digest: Digest, *, exact: bool = False) -> bytes:
+        """Upload layers and configuration; the manifest to push: the stored one if it can (``exact``: must) stay."""
+        raw = self._store.blobs.read(digest, documents.LIMIT)
         manifest = documents.parse_manifest(raw)
         for diff_id in image.diff_ids:
             self._say("Preparing", diff_id)
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="push") as pool:
             pairs = list(zip(image.diff_ids, image.layers, manifest.layers, strict=True))
-            ready = list(pool.map(lambda pair: self._layer(*pair), pairs))
+            ready = list(pool.map(lambda pair: self._layer(*pair, exact=exact), pairs))
+        config = Descriptor(documents.OCI_CONFIG, image.id, self._store.blobs.size(image.id))
+        self.blob(config, None)
         if ready == manifest.layers:
             return raw
-        config = Descriptor(documents.OCI_CONFIG, image.id, self._store.blobs.size(image.id))
         fresh = documents.encode_manifest(config, ready)
         self._store.add(self._store.blobs.read(image.id), manifest=fresh)
         return fresh
 
-    def _layer(self, diff_id: Digest, chain: Digest, layer: Descriptor) -> Descriptor:
+    def _layer(self, diff_id: Digest, chain: Digest, layer: Descriptor, *, exact: bool) -> Descriptor:
         """Bring one layer over; the descriptor under which it lies in the registry."""
+        if exact and layer.digest == diff_id and not self._store.blobs.has(layer.digest):
+            self._make_again(layer, chain)
         if not self._store.blobs.has(layer.digest):
             if layer.digest != diff_id and exists(self._transport, self._target, layer.digest):
                 self._say("Layer already exists", diff_id)
                 return layer
+            if exact and layer.digest != diff_id:
+                raise errors.SystemFailure(
+                    f"layer {layer.digest} isn't kept as it came: the index can't be pushed whole",
+                    hint="Pull it again, or push one platform with --platform.",
+                )
             layer = self._store.layer_blob(diff_id) or self._compress(diff_id, chain)
         self.blob(layer, diff_id)
         return layer
+
+    def _make_again(self, layer: Descriptor, chain: Digest) -> None:
+        """A layer that is named by its plain archive, as a blob."""
+        with self._store.blobs.writer(layer.digest, size=layer.size) as writer:
+            for piece in self._store.layers.tar(chain):
+                writer.write(piece)
+            writer.commit()
 
     def _compress(self, diff_id: Digest, chain: Digest) -> Descriptor:
         store = self._store
@@ -145,15 +241,11 @@ class _Push:
                     last = now
                     self._say("Pushing", diff_id, {"current": done, "total": blob.size})
 
-    def manifest(self, raw: bytes) -> Digest:
-        """Upload the manifest under the tag; its digest."""
+    def manifest(self, raw: bytes, name: str) -> Digest:
+        """Upload a manifest or index under a tag or its digest; its digest."""
         kind = documents.media_type_of(raw)
         response = self._transport.request(
-            "PUT",
-            f"{self._path}/manifests/{self._reference.tag}",
-            self._scope,
-            headers={"Content-Type": kind},
-            body=raw,
+            "PUT", f"{self._path}/manifests/{name}", self._scope, headers={"Content-Type": kind}, body=raw
         )
         if response.status not in (200, 201):
             raise failure(response, self._reference.familiar, pushing=True)

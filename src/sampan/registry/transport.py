@@ -154,21 +154,25 @@ class Transport:
         self, method: str, url: str, scope: str, headers: dict[str, str], body: Body, stream: bool
     ) -> urllib3.BaseHTTPResponse:
         shown = self._auth.header(scope)
-        response = self._follow(method, url, {**headers, **shown}, body, stream)
-        if response.status != 401:
-            return response
+        response, elsewhere = self._follow(method, url, {**headers, **shown}, body, stream)
+        if response.status != 401 or elsewhere:
+            return response  # what another host asks for is none of the registry's business
         challenge = response.headers.get("WWW-Authenticate", "")
         # several threads may ask at once: what one of them learned meanwhile serves the others, too
         known = self._auth.header(scope) != shown or self._auth.learn(challenge, scope)
         if not known and self._auth.header(scope) == shown:
             return response
         response.drain_conn()
-        return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)
+        return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)[0]
 
     def _follow(
         self, method: str, url: str, headers: dict[str, str], body: Body, stream: bool
-    ) -> urllib3.BaseHTTPResponse:
-        """Send; follow redirects of reads. Another host gets no credentials, https never becomes http."""
+    ) -> tuple[urllib3.BaseHTTPResponse, bool]:
+        """Send; follow redirects of reads. Another host gets no credentials, https never becomes http.
+
+        The response, and whether it is another host's.
+        """
+        first = urlsplit(url).netloc
         for _ in range(_REDIRECTS):
             response = self._pool.request(
                 method,
@@ -184,7 +188,7 @@ class Transport:
                 or response.status not in (301, 302, 303, 307, 308)
                 or not target
             ):
-                return response
+                return response, urlsplit(url).netloc != first
             response.drain_conn()
             before, url = urlsplit(url), urljoin(url, target)
             after = urlsplit(url)

@@ -1,0 +1,217 @@
+"""Images for several platforms: pulled one by one or whole, kept, and pushed as they came."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import urllib3
+
+from sampan import errors
+from sampan.images import archive
+from sampan.images.manifest import parse_platform
+from sampan.images.reference import Reference
+from sampan.images.store import ImageStore
+from sampan.registry.pull import Puller
+from sampan.registry.push import push
+from sampan.registry.transport import Transport
+from sampan.storage.db import Database
+from sampan.storage.gates import Gates
+from sampan.storage.gc import Leases
+from tests.conftest import Daemon
+from tests.indexes import INDEX, MANIFEST, Multi, multi
+
+NewStore = Callable[[str], ImageStore]
+ALL = ("amd64", "arm64", "s390x")
+
+
+def quiet(_: dict[str, Any]) -> None:
+    """A report that nobody reads."""
+
+
+def loaded(
+    store: ImageStore, made: Multi, name: str = "docker.io/team/x:1", **options: Any
+) -> archive.Loaded:
+    [found] = archive.load(store, io.BytesIO(made.archive(name)).read, quiet, **options)
+    return found
+
+
+def get(registry: str, path: str, what: str) -> tuple[int, bytes]:
+    accept = {"Accept": f"{INDEX}, {MANIFEST}"}
+    answer = urllib3.PoolManager().request(
+        "GET", f"http://{registry}/v2/{path}/manifests/{what}", headers=accept
+    )
+    return answer.status, answer.data
+
+
+def in_registry(new_store: NewStore, registry: str, *architectures: str) -> tuple[Multi, Reference]:
+    """A registry with such an image, pushed by a store of its own."""
+    made, store = multi(*architectures), new_store("pusher")
+    name = Reference.parse(f"{registry}/team/x:1")
+    loaded(store, made, name.canonical)
+    push(store, Transport(name.domain), name, quiet)
+    return made, name
+
+
+def collect(store: ImageStore) -> None:
+    leases = Leases(store.db, store.blobs, store.layers)
+    leases.add_roots(store.reachable)
+    leases.collect()
+
+
+def test_an_archive_of_several_platforms_is_pushed_as_it_was(new_store: NewStore, registry: str) -> None:
+    made, _ = in_registry(new_store, registry, *ALL)
+    assert get(registry, "team/x", "1") == (200, made.raw)
+    for platform, raw in made.manifests.items():
+        assert get(registry, "team/x", made.digest_for(platform)) == (200, raw)
+
+
+def test_platforms_pulled_one_by_one_then_whole(new_store: NewStore, registry: str) -> None:
+    made, name = in_registry(new_store, registry, *ALL)
+    store, transport = new_store("two"), Transport(name.domain)
+    puller = Puller(store, Gates())
+    first = puller.pull(transport, name, quiet, parse_platform("linux/s390x"))
+    assert first.newer and first.image.id == made.image("linux/s390x") == store.get(name.familiar).id
+    assert puller.pull(transport, name, quiet).newer
+    # A name stands for this machine's image as soon as that is here; the others stay.
+    assert store.get(name.familiar).id == made.image("linux/amd64")
+    assert store.get(f"{name.name}@{made.digest}").id == made.image("linux/amd64")
+    assert store.get(name.familiar, parse_platform("linux/s390x")).id == made.image("linux/s390x")
+    with pytest.raises(errors.NotFound, match="does not provide the specified platform"):
+        store.get(name.familiar, parse_platform("linux/arm64"))
+    assert [one.id for one in store.rows()] == [made.image("linux/amd64")]
+    assert store.digests(made.image("linux/s390x")) == [f"{name.name}@{made.digest}"]
+    assert not puller.pull(transport, name, quiet).newer
+    whole = puller.pull(transport, name, quiet, everything=True)
+    assert whole.newer and whole.digest == made.digest and store.indexes.whole(made.digest)
+    assert not puller.pull(transport, name, quiet, everything=True).newer
+    # A collection, and a restart, leave everything.
+    before = set(store.blobs.digests())
+    collect(store)
+    assert set(store.blobs.digests()) == before and made.digest in before
+    again = ImageStore(Database(store.db.path), store.blobs, store.layers)
+    other = Reference.parse(f"{registry}/other/y:2")
+    again.tag(other, again.get(name.familiar).id, index=again.target(name))
+    assert push(again, transport, other, quiet).digest == made.digest
+    assert get(registry, "other/y", "2") == (200, made.raw)
+    assert get(registry, "other/y", made.digest_for("att/arm64")) == (200, made.manifests["att/arm64"])
+
+
+def test_part_of_an_index_goes_out_as_one_image(new_store: NewStore, registry: str) -> None:
+    made, name = in_registry(new_store, registry, *ALL)
+    store, transport = new_store("two"), Transport(name.domain)
+    Puller(store, Gates()).pull(transport, name, quiet)
+    # Where the registry has the rest, the index goes again.
+    assert push(store, transport, name, quiet).digest == made.digest
+    other = Reference.parse(f"{registry}/other/y:2")
+    store.tag(other, store.get(name.familiar).id, index=made.digest)
+    lines: list[dict[str, Any]] = []
+    mine = made.digest_for("linux/amd64")
+    assert push(store, transport, other, lines.append).digest == mine
+    [note] = [line["aux"] for line in lines if "manifestPushedInsteadOfIndex" in line.get("aux", {})]
+    assert (note["originalIndex"]["digest"], note["selectedManifest"]["digest"]) == (made.digest, mine)
+    assert get(registry, "other/y", "2") == (200, made.manifests["linux/amd64"])
+    with pytest.raises(errors.NotFound, match="does not provide"):
+        push(store, transport, other, quiet, platform=parse_platform("linux/arm64"))
+    # Which of several is meant must be said, unless one of them is this machine's.
+    third = new_store("three")
+    for platform in ("linux/arm64", "linux/s390x"):
+        Puller(third, Gates()).pull(transport, name, quiet, parse_platform(platform))
+    third.tag(other, third.get(name.familiar).id, index=made.digest)
+    with pytest.raises(errors.Conflict, match="multiple matching manifests"):
+        push(third, transport, other, quiet)
+    pushed = push(third, transport, other, quiet, platform=parse_platform("linux/s390x"))
+    assert pushed.digest == made.digest_for("linux/s390x")
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as found:
+        return {one.name: found.extractfile(one).read() for one in found if one.isfile()}  # type: ignore[union-attr]
+
+
+def test_archives(new_store: NewStore) -> None:
+    made, one, two = multi(*ALL), new_store("one"), new_store("two")
+    found = loaded(one, made)
+    assert found.names == ["team/x:1"] and found.image.id == made.image("linux/amd64")
+    files = members(b"".join(archive.save(one, ["team/x:1"])))
+    [entry] = json.loads(files["index.json"])["manifests"]
+    assert entry["digest"] == made.digest
+    for digest, data in made.blobs.items():
+        assert files["blobs/" + digest.replace(":", "/")] == data
+    [docker] = json.loads(files["manifest.json"])
+    assert docker["Config"].endswith(made.image("linux/amd64").partition(":")[2])
+    # One platform alone is an image alone.
+    wanted = parse_platform("linux/s390x")
+    single = b"".join(archive.save(one, ["team/x:1"], platforms=[wanted]))
+    [entry] = json.loads(members(single)["index.json"])["manifests"]
+    assert entry["digest"] == made.digest_for("linux/s390x")
+    with pytest.raises(errors.NotFound, match="does not provide the specified platform"):
+        archive.save(one, ["team/x:1"], platforms=[parse_platform("linux/386")])
+    [other] = archive.load(two, io.BytesIO(single).read, quiet)
+    assert other.image.id == made.image("linux/s390x") and not two.target_of("team/x:1")
+    # Loading may take only some, too.
+    third = new_store("three")
+    loaded(third, made, platforms=[parse_platform("linux/arm64"), wanted])
+    assert {image.id for image in third.list()} == {made.image("linux/arm64"), made.image("linux/s390x")}
+    assert not third.indexes.whole(made.digest)
+
+
+def test_names_leave_and_so_do_the_images(new_store: NewStore) -> None:
+    made, store = multi(*ALL), new_store("one")
+    image = loaded(store, made).image
+    kept = len(list(store.blobs.digests()))
+    store.delete(made.image("linux/amd64"))
+    assert (
+        store.get("team/x:1").id == made.image("linux/arm64") and image.id not in store.references().values()
+    )
+    for platform in ("linux/arm64", "linux/s390x"):
+        store.delete(made.image(platform))
+    assert store.references() == {} and kept
+    collect(store)
+    assert list(store.blobs.digests()) == [] and store.layers.list() == []
+
+
+def test_with_the_stock_client(sampand: Daemon, registry: str) -> None:
+    made, name = multi(*ALL), f"{registry}/team/multi:1"
+    docker = sampand.docker
+    out = sampand.docker("load", input=made.archive(name))
+    assert f"Loaded image: {name}" in out.stdout
+    tree = docker("images", "--tree").stdout
+    assert all(f"linux/{architecture}" in tree for architecture in ALL)
+    [document] = json.loads(docker("image", "inspect", name).stdout)
+    assert document["Descriptor"]["digest"] == made.digest and document["Architecture"] == "amd64"
+    [document] = json.loads(docker("image", "inspect", "--platform", "linux/s390x", name).stdout)
+    assert document["Architecture"] == "s390x" and document["Id"] == made.image("linux/s390x")
+    assert docker("push", name).stdout.splitlines()[-1].startswith(f"1: digest: {made.digest} size: ")
+    assert [json.loads(docker("image", "inspect", name).stdout)[0]["RepoDigests"]] == [
+        [f"{name.rpartition(':')[0]}@{made.digest}"]
+    ]
+    made_container = docker("create", "--platform", "linux/arm64", name).stdout.strip()
+    [container] = json.loads(docker("inspect", made_container).stdout)
+    assert container["Image"] == made.image("linux/arm64")
+    in_use = docker("rmi", name, check=False)
+    assert in_use.returncode == 1 and "is using its referenced image" in in_use.stderr
+    docker("rm", made_container)
+    removed = docker("rmi", "--platform", "linux/s390x", name).stdout
+    assert removed.splitlines() == [f"Deleted: {made.image('linux/s390x')}"]
+    absent = docker("history", "--platform", "linux/s390x", name, check=False)
+    assert "does not provide the specified platform (linux/s390x)" in absent.stderr
+    other = f"{registry}/other/multi:1"
+    docker("tag", name, other)
+    part = docker("push", other)
+    assert "only the available single-platform image was pushed" in part.stderr + part.stdout
+    gone = docker("rmi", name, other).stdout
+    assert f"Deleted: {made.image('linux/arm64')}" in gone and made.image("linux/amd64") in gone
+    for flag, count in (("linux/s390x", 1), ("all", 3)):
+        docker("pull", "--platform", flag, name)
+        filters = quote(json.dumps({"reference": [name]}))
+        listed = sampand.json("GET", f"/images/json?manifests=1&filters={filters}")
+        [line] = listed
+        assert sum(one["Available"] and one["Kind"] == "image" for one in line["Manifests"]) == count
+    assert sum(one["Available"] and one["Kind"] == "attestation" for one in line["Manifests"]) == 3
+    docker("rmi", name)

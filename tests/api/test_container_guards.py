@@ -15,13 +15,6 @@ def test_the_control_groups_are_read_only(sampand: Daemon, busybox: str) -> None
     assert sampand.docker("run", "--rm", busybox, "ls", "/sys/fs/cgroup").stdout
 
 
-def test_storage_options_are_refused(sampand: Daemon, busybox: str) -> None:
-    body = {"Image": busybox, "Cmd": ["true"], "HostConfig": {"StorageOpt": {"size": "1G"}}}
-    status, _, answer = sampand.api("POST", "/containers/create?name=stored", body)
-    assert status == 501 and b"storage options (size) are not supported" in answer
-    assert sampand.api("GET", "/containers/stored/json")[0] == 404
-
-
 def test_an_image_is_of_one_platform(sampand: Daemon, busybox: str, tmp_path: Path) -> None:
     architecture = sampand.docker("version", "--format", "{{.Server.Arch}}").stdout.strip()
     other = "arm64" if architecture != "arm64" else "amd64"

@@ -32,6 +32,41 @@ def test_detached_overlay_shows_in_no_mount_table(tmp_path: Path) -> None:
     assert (tmp_path / "upper/new").exists()
 
 
+@pytest.mark.parametrize("count", [3, 100])
+@pytest.mark.parametrize("name", ["a" * 200, "a:b,c\\d" + "a" * 200, "short"])
+def test_many_layers_with_long_and_odd_names(tmp_path: Path, name: str, count: int) -> None:
+    """Names over 255 bytes, or an older kernel, take another way to the same mount."""
+    if name == "short" and count == 3:
+        pytest.skip("tried above")
+    top = tmp_path / name / ("b" * (200 if name != "short" else 2))
+    lowers = []
+    for number in range(count):
+        (top / f"{number}").mkdir(parents=True)
+        (top / f"{number}" / "file").write_text(str(number))
+        (top / f"{number}" / f"only{number}").touch()
+        lowers.append(str(top / f"{number}"))
+    for name in ("upper", "work"):
+        (top / name).mkdir()
+    before, home = Path("/proc/self/mountinfo").read_text(), os.getcwd()
+    tree = mounts.overlay(lowers, str(top / "upper"), str(top / "work"))
+    try:
+        assert sorted(os.listdir(f"/proc/self/fd/{tree}")) == sorted(
+            ["file", *(f"only{n}" for n in range(count))]
+        )
+        assert Path(f"/proc/self/fd/{tree}/file").read_text() == "0"
+        Path(f"/proc/self/fd/{tree}/new").touch()
+        assert (Path("/proc/self/mountinfo").read_text(), os.getcwd()) == (before, home)
+    finally:
+        os.close(tree)
+    assert (top / "upper/new").exists()
+    both = mounts.overlay(lowers, None, None, mounts.MOUNT_ATTR_RDONLY)
+    with pytest.raises(OSError, match="Read-only"):
+        Path(f"/proc/self/fd/{both}/x").touch()
+    os.close(both)
+    with pytest.raises(FileNotFoundError):
+        mounts.overlay([*lowers, str(top / "nosuch")], str(top / "upper"), str(top / "work"))
+
+
 def test_one_layer_without_upper_is_read_only(tmp_path: Path) -> None:
     (tmp_path / "lower").mkdir()
     tree = mounts.overlay([str(tmp_path / "lower")], None, None)

@@ -16,6 +16,7 @@ from sampan import errors
 from sampan.daemon import options
 from sampan.daemon.options import BY_FLAG, BY_KEY, BY_SHORT, HARMLESS, UNSUPPORTED, Option
 from sampan.engine.config import RELOADABLE, AddressPool, EngineConfig, Limit
+from sampan.engine.quotas import default_size
 
 DEFAULT_CONFIG_FILE = Path("/etc/sampan/daemon.json")
 DEFAULT_HOST = "unix:///run/sampan.sock"
@@ -351,6 +352,7 @@ def _check(settings: Settings) -> None:
         if getattr(engine, name) < 0:
             shown = name.replace("_", " ").removeprefix("max concurrent ")
             raise errors.InvalidParameter(f"invalid max {shown}: {getattr(engine, name)}")
+    default_size(engine.storage_opts)
     for mirror in engine.registry_mirrors:
         _check_mirror(mirror)
     if engine.default_ipc_mode not in ("shareable", "private"):

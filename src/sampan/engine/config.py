@@ -86,6 +86,7 @@ class EngineConfig:
     seccomp_profile: str = ""
     live_restore: bool = True
     shutdown_timeout: int = 15
+    storage_opts: tuple[str, ...] = ()
 
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from sampan.engine.containers.registry import Registry
 from sampan.engine.events import EventBus
 from sampan.engine.exec import Execs
 from sampan.engine.networks import Networks
+from sampan.engine.quotas import Quotas
 from sampan.engine.volumes import Volumes
 from sampan.images.store import ImageStore
 from sampan.runtime.config import ContainerConfig, HostConfig
@@ -48,12 +49,20 @@ class Engine:
         self.images = ImageStore(self.db, self.blobs, self.layers)
         self.leases.add_roots(self.images.reachable)
         self.gates = Gates()
-        self.volumes = Volumes(root / "volumes", self.db, self.events)
+        self.quotas = Quotas(root, self.db, config.storage_opts)
+        self.volumes = Volumes(root / "volumes", self.db, self.events, self.quotas)
         self.supervisor = Supervisor()
         self.registry = Registry(self.db)
         self.networks = Networks(config, self.db, self.events)
         self.networks.containers = self.registry
-        self.cleaner = Cleaner(self.db, {"cgroup": launchspec.destroy_cgroup, "volume": self._sweep_volumes})
+        self.cleaner = Cleaner(
+            self.db,
+            {
+                "cgroup": launchspec.destroy_cgroup,
+                "volume": lambda _: self.volumes.sweep(),
+                "project": lambda _: self.quotas.sweep(),
+            },
+        )
         self.containers = Containers(
             config,
             self.db,
@@ -62,6 +71,7 @@ class Engine:
             layers=self.layers,
             leases=self.leases,
             volumes=self.volumes,
+            quotas=self.quotas,
             networks=self.networks,
             events=self.events,
             supervisor=self.supervisor,
@@ -150,9 +160,6 @@ class Engine:
             container_id=request.container_id,
         )
         return await steps.run_step(self.containers, step, output)
-
-    def _sweep_volumes(self, _name: str) -> None:
-        self.volumes.sweep()
 
     def _containers_need(self) -> Reachable:
         return Reachable(self.containers.using_layers(), set())

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 from sampan import errors
+from sampan.engine.quotas import parse_size
 from sampan.kernel import mounts
+
+_NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
+_PASSWORD = re.compile(r"\bpassword=[^,]*")
+_SHARE = re.compile(r"//([^/]+)(/.*)?")
 
 _FLAGS: dict[str, tuple[int, bool]] = {
     "ro": (mounts.MS_RDONLY, True),
@@ -57,8 +64,10 @@ def mount(target: Path, options: Mapping[str, str]) -> None:
     """Mount ``device`` on ``target`` as ``type`` with ``o``. SystemFailure in Docker's words."""
     flags, data = parse_options(options.get("o", ""))
     device, kind = options["device"], options.get("type", "")
-    if kind in ("nfs", "nfs4", "cifs"):
-        data = _resolve_address(data)
+    if kind in _NETWORKED:
+        device, data = _resolve(target, device, data, kind)
+    if kind == "tmpfs" and options.get("size"):
+        data = f"{data},size={parse_size(options['size'])}".removeprefix(",")
     propagation = flags & mounts.PROPAGATION
     flags &= ~mounts.PROPAGATION
     try:
@@ -69,27 +78,43 @@ def mount(target: Path, options: Mapping[str, str]) -> None:
         if propagation:
             mounts.mount(None, str(target), None, propagation, None)
     except OSError as problem:
+        words = [f"mount {device}:{target}"] + [f"flags: {flags:#x}"] * bool(flags)
+        if data:
+            words.append(f"data: {_PASSWORD.sub('password=********', data)}")
         reason = os.strerror(problem.errno or 0).lower()
         raise errors.SystemFailure(
-            f"error while mounting volume '{target}': failed to mount local volume: "
-            f"mount {device}:{target}, flags: {flags:#x}, data: {data}: {reason}"
+            f"{_failed(target)}failed to mount local volume: {', '.join(words)}: {reason}",
+            hint=f"This kernel doesn't know the file system {kind}." if problem.errno == errno.ENODEV else "",
         ) from problem
 
 
-def _resolve_address(data: str) -> str:
-    """The kernel wants a number behind ``addr=``; people write host names."""
-    words = []
-    for word in data.split(","):
-        host = word.removeprefix("addr=")
-        if host != word:
-            try:
-                word = f"addr={socket.getaddrinfo(host, None)[0][4][0]}"
-            except OSError as problem:
-                raise errors.SystemFailure(
-                    f"error resolving passed in network volume address: {host}"
-                ) from problem
-        words.append(word)
-    return ",".join(words)
+def _failed(target: Path) -> str:
+    return f"error while mounting volume '{target}': "
+
+
+def _resolve(target: Path, device: str, data: str, kind: str) -> tuple[str, str]:
+    """The kernel wants numbers where people write host names: behind ``addr=``, and in ``//host/share``."""
+    words = data.split(",")
+    for index, word in enumerate(words):
+        if word.startswith("addr="):
+            words[index] = f"addr={_address(target, word.removeprefix('addr='))}"
+            return device, ",".join(words)
+    share = _SHARE.fullmatch(device) if kind in ("cifs", "smb3") else None
+    if share:
+        device = f"//{_address(target, share[1])}{share[2] or ''}"
+    return device, data
+
+
+def _address(target: Path, host: str) -> str:
+    """The first IPv4 address of ``host``, or else its first one."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as problem:
+        raise errors.SystemFailure(
+            f"{_failed(target)}error resolving passed in network volume address: lookup {host}: no such host"
+        ) from problem
+    addresses = [str(address[0]) for family, _, _, _, address in found if family == socket.AF_INET]
+    return addresses[0] if addresses else str(found[0][4][0])
 
 
 def unmount(target: Path) -> None:

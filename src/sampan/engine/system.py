@@ -13,6 +13,7 @@ from sampan.engine import machine
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import apparmor, cgroups, support
 from sampan.engine.containers.timestamps import rfc3339
+from sampan.kernel import overlay
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -155,7 +156,7 @@ def _counts(engine: Engine) -> dict[str, int]:
 def _driver_status(config: EngineConfig) -> list[list[str]]:
     return [
         ["Backing Filesystem", machine.file_system(config.data_root)],
-        ["Supports d_type", "true"],
+        ["Supports d_type", str(overlay.names_types(config.data_root)).lower()],
         ["Using metacopy", "false"],
         ["Native Overlay Diff", "true"],
         ["userxattr", "false"],

@@ -24,9 +24,11 @@ import msgspec
 from sampan import errors
 from sampan.engine import localdriver
 from sampan.engine.containers.timestamps import rfc3339
+from sampan.engine.quotas import parse_size
 
 if TYPE_CHECKING:
     from sampan.engine.events import EventBus
+    from sampan.engine.quotas import Quotas
     from sampan.storage.db import Database
 
 ANONYMOUS = "com.docker.volume.anonymous"
@@ -73,8 +75,9 @@ class Volume(msgspec.Struct):
 class Volumes:
     """The volumes of one data root."""
 
-    def __init__(self, root: Path, db: Database, events: EventBus) -> None:
+    def __init__(self, root: Path, db: Database, events: EventBus, quotas: Quotas) -> None:
         self._root = root
+        self._quotas = quotas
         self._db = db
         self._events = events
         self._volumes: dict[str, Volume] = {}
@@ -165,7 +168,12 @@ class Volumes:
         check_driver(name, driver)
         if name and name not in self._volumes:
             check_name(name)
-            check_options(name, options)
+            size = check_options(name, options)
+            if size and not self._quotas.supported("volumes"):
+                raise errors.InvalidParameter(
+                    f"create {name}: quota size requested but no quota support",
+                    hint="A tmpfs volume can have one everywhere: -o type=tmpfs -o device=tmpfs -o size=100m.",
+                )
 
     def _make(self, name: str, options: dict[str, str] | None, labels: dict[str, str] | None) -> Volume:
         volume = Volume(name, time.time_ns(), str(self.path(name)), labels, options)
@@ -173,6 +181,13 @@ class Volumes:
         # row without its directory would be a volume that can't be mounted.
         self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
         os.chmod(self._root / name, 0o701)
+        size = check_options(name, options)
+        if size:
+            try:
+                self._quotas.bound("volumes", name, size, (self.path(name),))
+            except errors.SystemFailure:
+                shutil.rmtree(self._root / name, ignore_errors=True)
+                raise
         with self._db.transaction() as tx:
             tx.execute(
                 "INSERT INTO volumes (name, created_ns, labels, options) VALUES (?, ?, ?, ?)",
@@ -215,6 +230,9 @@ class Volumes:
             (self._root / volume.name).rename(doomed)
         with self._db.transaction() as tx:
             tx.execute("DELETE FROM volumes WHERE name = ?", (volume.name,))
+            bounded = self._quotas.release("volumes", volume.name, tx)
+        if bounded:
+            self._quotas.sweep()
         del self._volumes[volume.name]
         self._users.pop(volume.name, None)
         self._events.publish("volume", "destroy", volume.name, {"driver": "local"})
@@ -322,21 +340,28 @@ def check_driver(name: str, driver: str) -> None:
         )
 
 
-def check_options(name: str, options: dict[str, str] | None) -> None:
-    """InvalidParameter for options that the local driver doesn't have or that lack their companions."""
+def check_options(name: str, options: dict[str, str] | None) -> int:
+    """Bytes that the volume's directory may hold, 0 for no bound.
+
+    InvalidParameter for options that the local driver doesn't have, that are malformed or lack companions.
+    """
     given = options or {}
     for option in given:
         if option not in _KNOWN:
             raise errors.InvalidParameter(f'create {name}: invalid option: "{option}"')
-    if "size" in given:
+    try:
+        size = parse_size(given.get("size", "0"))
+    except ValueError as problem:
+        raise errors.InvalidParameter(f"create {name}: {problem}") from None
+    if size and given.get("type", "tmpfs") != "tmpfs":
         raise errors.InvalidParameter(
-            f"create {name}: quota size requested but no quota support",
-            hint="A tmpfs volume takes its size in o: -o type=tmpfs -o device=tmpfs -o o=size=100m.",
+            f"create {name}: size is for directories and tmpfs, not for type {given['type']}"
         )
     for option in given:
         for needed in _NEEDS.get(option, ()):
             if not given.get(needed):
                 raise errors.InvalidParameter(f'create {name}: missing required option: "{needed}"')
+    return 0 if "type" in given else size
 
 
 def directory_size(path: Path) -> int:

@@ -1,16 +1,17 @@
 """Mounting: mount(2) and the calls by file descriptor (fsopen(2), open_tree(2), move_mount(2), …).
 
 Everything needs CAP_SYS_ADMIN in the user namespace that owns the mount namespace. Kernel 5.12 or later
-(mount_setattr(2)); overlay ``lowerdir+`` needs 6.8, see :func:`overlay`.
+(mount_setattr(2)).
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import errno
 import os
 
-from sampan.kernel import libc
+from sampan.kernel import libc, namespaces
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -69,6 +70,7 @@ _FSCONFIG_CMD_CREATE = 6
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 
+_STRING_LIMIT = 255  # bytes that fsconfig(2) takes as a string
 _OPTIONS_PAGE = 4095  # mount(2) cuts longer option strings silently
 
 _int, _uint, _str, _pointer = ctypes.c_int, ctypes.c_uint, ctypes.c_char_p, ctypes.c_void_p
@@ -220,11 +222,13 @@ def detached(fstype: str, options: list[tuple[str, str]], attribute_flags: int =
         os.close(context)
 
 
+# Whatever the module's defaults are: an upper directory is a layer some day, all by itself.
+_PLAIN = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
+
+
 def overlay(lowers: list[str], upper: str | None, work: str | None, attribute_flags: int = 0) -> int:
     """A detached overlay mount of ``lowers`` (topmost first) and, unless read-only, ``upper`` and ``work``.
 
-    Kernels before 6.8 don't know ``lowerdir+`` (EINVAL at the end): the layers are then named in one string,
-    through short links relative to the working directory when that exceeds what mount(2) takes.
     kernel.org, Documentation/filesystems/overlayfs.rst.
     """
     writable = [("upperdir", upper), ("workdir", work)] if upper and work else []
@@ -232,10 +236,72 @@ def overlay(lowers: list[str], upper: str | None, work: str | None, attribute_fl
         tree = open_tree(-1, lowers[0], OPEN_TREE_CLONE)
         set_attributes(tree, add=attribute_flags | MOUNT_ATTR_RDONLY)
         return tree
+    options = _PLAIN if writable else []
+    layers = [("lowerdir+", lower) for lower in lowers]
+    short = all(len(os.fsencode(path)) <= _STRING_LIMIT for _, path in layers + writable)
+    if short and _takes_layers_one_by_one():
+        return detached("overlay", layers + writable + options, attribute_flags)
+    return _overlay_by_mount(lowers, writable, options, attribute_flags)
+
+
+def _takes_layers_one_by_one() -> bool:
+    """Whether the kernel knows ``lowerdir+``: 6.8. (Asking older ones makes them write into their log.)"""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int(minor.partition("-")[0].rstrip("+"))) >= (6, 8)
+
+
+def _overlay_by_mount(
+    lowers: list[str], writable: list[tuple[str, str]], options: list[tuple[str, str]], attribute_flags: int
+) -> int:
+    """The same by mount(2), which takes one string of a page; fsconfig(2) would take 255 bytes.
+
+    Its mount goes somewhere: on the lowest layer, in a mount namespace that only a thread of its own is in.
+    """
+    found: list[int | BaseException] = []
+
+    def work() -> None:
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWNS)
+            mount(None, "/", None, MS_REC | MS_PRIVATE)
+            _mount_overlay(lowers, writable, options)
+            tree = open_tree(-1, lowers[-1], OPEN_TREE_CLONE)
+            set_attributes(tree, add=attribute_flags)
+            found.append(tree)
+        except BaseException as problem:
+            found.append(problem)
+        finally:
+            done.release()
+
+    done = _thread.allocate_lock()
+    done.acquire()
+    _thread.start_new_thread(work, ())
+    done.acquire()
+    if isinstance(found[0], BaseException):
+        raise found[0]
+    return found[0]
+
+
+def _mount_overlay(
+    lowers: list[str], writable: list[tuple[str, str]], options: list[tuple[str, str]]
+) -> None:
+    """Mount on the lowest layer. What doesn't fit, or would have to be quoted, is named by a descriptor's number.
+
+    That must be one of this namespace's, and becomes a path by the working directory of this thread.
+    """
+    opened: list[int] = []
+    texts = [*lowers, *(path for _, path in writable)]
     try:
-        return detached("overlay", [("lowerdir+", lower) for lower in lowers] + writable, attribute_flags)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    joined = ":".join(lower.replace("\\", "\\\\").replace(":", "\\:") for lower in lowers)
-    return detached("overlay", [("lowerdir", joined), *writable], attribute_flags)
+        if sum(len(os.fsencode(text)) + 1 for text in texts) > _OPTIONS_PAGE - 150 or any(
+            mark in text for text in texts for mark in "\\:,"
+        ):
+            for text in texts:
+                opened.append(os.open(text, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            texts = [str(fd) for fd in opened]
+            os.chdir("/proc/thread-self/fd")
+        words = [("lowerdir", ":".join(texts[: len(lowers)]))]
+        words += [(name, text) for (name, _), text in zip(writable, texts[len(lowers) :], strict=True)]
+        data = ",".join(f"{name}={text}" for name, text in words + options)
+        mount("overlay", lowers[-1], "overlay", 0, data)
+    finally:
+        for fd in opened:
+            os.close(fd)

@@ -5,15 +5,18 @@ The engine reads and writes a stopped container's files through such a mount; cl
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import struct
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
-from sampan.kernel import mounts
+from sampan.kernel import libc, mounts
 
-_STRING_LIMIT = 255  # bytes that fsconfig(2) takes as a string
+_ENTRY = struct.Struct("=QqHB")  # struct linux_dirent64
+_DT_UNKNOWN = 0
+_getdents = libc.function("getdents64", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def mount_detached(
@@ -28,18 +31,21 @@ def mount_detached(
         if not path.is_dir():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     flags = mounts.MOUNT_ATTR_RDONLY if readonly else 0
-    texts = [str(path) for path in lowers]
-    pair = (str(upper), str(work)) if upper is not None and work is not None else (None, None)
-    if all(len(os.fsencode(path)) <= _STRING_LIMIT for path in (*texts, *filter(None, pair))):
-        return mounts.overlay(texts, pair[0], pair[1], flags)
-    with ExitStack() as stack:
-        short = [_short(stack, path) for path in texts]
-        above = [_short(stack, path) if path else None for path in pair]
-        return mounts.overlay(short, above[0], above[1], flags)
+    above = (None, None) if upper is None or work is None else (str(upper), str(work))
+    return mounts.overlay([str(path) for path in lowers], above[0], above[1], flags)
 
 
-def _short(stack: ExitStack, path: str) -> str:
-    """The same directory under a name that is short enough."""
-    fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return f"/proc/self/fd/{fd}"
+def names_types(directory: Path) -> bool:
+    """Whether listing ``directory`` gives the types of what is in it, as overlays need it. getdents(2)."""
+    buffer = ctypes.create_string_buffer(32768)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        length = libc.check(_getdents(fd, ctypes.addressof(buffer), len(buffer)), str(directory))
+    finally:
+        os.close(fd)
+    types, at = set(), 0
+    while at < length:
+        _, _, size, kind = _ENTRY.unpack_from(buffer, at)
+        types.add(kind)
+        at += size
+    return _DT_UNKNOWN not in types

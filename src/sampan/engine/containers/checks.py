@@ -96,11 +96,6 @@ def check_host(host: HostConfig) -> None:
         )
     if host.userns_mode not in ("", "host"):
         raise errors.Unsupported(f"user namespace mode {host.userns_mode} is not supported")
-    if host.storage_opt:
-        raise errors.Unsupported(
-            f"storage options ({', '.join(host.storage_opt)}) are not supported",
-            hint="A size can't be set on the writable layer; put large data on a volume.",
-        )
     capabilities.normalise(host.cap_add, "CapAdd")
     capabilities.normalise(host.cap_drop, "CapDrop")
     _check_security(host)

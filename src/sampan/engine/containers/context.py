@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sampan.engine.containers.cleanup import Cleaner
     from sampan.engine.events import EventBus
     from sampan.engine.networks import Networks
+    from sampan.engine.quotas import Quotas
     from sampan.engine.volumes import Volumes
     from sampan.images.store import ImageStore
     from sampan.runtime.supervisor import Process, Supervisor
@@ -78,6 +79,7 @@ class Containers:
         layers: LayerStore,
         leases: Leases,
         volumes: Volumes,
+        quotas: Quotas,
         networks: Networks,
         events: EventBus,
         supervisor: Supervisor,
@@ -89,6 +91,7 @@ class Containers:
         self.layers = layers
         self.leases = leases
         self.volumes = volumes
+        self.quotas = quotas
         self.networks = networks
         self.events = events
         self.supervisor = supervisor

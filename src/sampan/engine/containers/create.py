@@ -47,7 +47,8 @@ async def create(
     warnings += containers.networks.check(container.config, container.host, request.networking_config)
     container.mounts = mounts.collect(container.config, container.host, containers.get)
     _check_volumes(containers, container)
-    if container.config.working_dir or container.mounts:
+    bounded = containers.quotas.wanted(container.host.storage_opt)
+    if container.config.working_dir or container.mounts or bounded:
         await _make(containers, container)
     else:
         _make_plain(containers, container)
@@ -242,11 +243,14 @@ def _volume_labels(container: Container, point: MountPoint) -> dict[str, str] | 
 
 
 def prepare_directories(containers: Containers, container: Container) -> None:
-    """Make the container's directories, its working directory and the first content of its volumes."""
+    """Make the container's directories with their bound, its working directory, its volumes' first content."""
     state = containers.state_dir(container.id)
     state.mkdir(mode=0o710, parents=True)
     lowers = containers.lowers(container)
     upper, work = containers.layers.make_upper(container.chain or None, state)
+    size = containers.quotas.wanted(container.host.storage_opt)
+    if size:
+        containers.quotas.bound("containers", container.id, size, (upper, work))
     pending = [point for point in container.mounts if copyup.wanted(point)]
     if container.config.working_dir or pending:
         copyup.populate(lowers, upper, work, container.config.working_dir, pending)
@@ -263,6 +267,8 @@ def _unmake(containers: Containers, container: Container) -> None:
     with containers.db.transaction() as tx:
         containers.registry.forget(container, tx)
         containers.cleaner.add(tx, "tree", str(containers.state_dir(container.id)))
+        if containers.quotas.release("containers", container.id, tx):
+            containers.cleaner.add(tx, "project", container.id)
     containers.registry.drop(container)
     containers.cleaner.wake()
 

@@ -10,6 +10,7 @@ from typing import Any
 from sampan import errors
 from sampan.engine.containers import logremote
 from sampan.engine.containers.record import Container
+from sampan.engine.quotas import parse_size
 
 _FILE = frozenset(("max-size", "max-file", "compress"))
 _MODE = frozenset(("mode", "max-buffer-size"))
@@ -20,8 +21,6 @@ OPTIONS = {
     "none": _MODE,
     **{kind: names | _MODE | _CACHE for kind, names in logremote.OPTIONS.items()},
 }
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)i?b?", re.IGNORECASE)
 _TRUTH = {
     **dict.fromkeys(("1", "t", "T", "true", "True", "TRUE"), True),
     **dict.fromkeys(("0", "f", "F", "false", "False", "FALSE"), False),
@@ -62,12 +61,7 @@ def check(kind: str, options: dict[str, str]) -> None:
 
 def size(text: str) -> int:
     """Bytes of ``10m`` and the like, -1 for no bound. ValueError "invalid size: 'x'"."""
-    if text == "-1":
-        return -1
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(f"invalid size: '{text}'")
-    return int(float(match.group(1)) * _UNITS[match.group(2).lower()])
+    return -1 if text == "-1" else parse_size(text)
 
 
 def truth(text: str) -> bool:

@@ -195,6 +195,8 @@ def _sweep(containers: Containers) -> None:
     for name in containers.cleaner.pending("volume"):  # anonymous, of containers whose removal was cut short
         containers.volumes.discard(name)
     containers.volumes.sweep()
+    owners = [("containers", container.id) for container in containers]
+    containers.quotas.settle(owners + [("volumes", volume.name) for volume in containers.volumes.all()])
 
 
 async def autostart(containers: Containers) -> None:

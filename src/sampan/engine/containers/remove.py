@@ -84,6 +84,8 @@ async def remove_stopped(
         containers.cleaner.add(tx, "cgroup", launchspec.cgroup_token(containers, container))
         containers.cleaner.add(tx, "tree", str(containers.run_dir(container.id)))
         containers.cleaner.add(tx, "tree", str(containers.state_dir(container.id)))
+        if containers.quotas.release("containers", container.id, tx):
+            containers.cleaner.add(tx, "project", container.id)
         for name in _anonymous(container) if volumes else ():
             containers.cleaner.add(tx, "volume", name)
         containers.leases.release(f"container:{container.id}")

@@ -359,6 +359,31 @@ def test_a_monitor_that_is_stopped_keeps_no_engine_from_starting(world: World) -
     assert state(world, "killed")["Running"]
 
 
+def test_a_monitor_that_is_stopped_keeps_nobody_else_waiting_and_can_be_ended(world: World) -> None:
+    """The others go on; stop, kill and rm -f let it go on, for it has the container's end to tell."""
+    names = ("stop", "kill", "rm", "silent")
+    for name in (*names, "other"):
+        run(world, name, ["sh", "-c", "echo up; " + ENDLESS])
+    pids = monitors(world)
+    for name in names:
+        os.kill(pids[name], signal.SIGSTOP)
+    begun = time.monotonic()
+    assert world.ask("POST", "/containers/other/stop?t=0")[0] == 204
+    assert {state(world, name)["Status"] for name in names} == {"running"}
+    assert time.monotonic() - begun < 1.5
+    assert world.ask("POST", "/containers/stop/stop?t=0")[0] == 204
+    assert world.ask("POST", "/containers/kill/kill")[0] == 204
+    assert world.ask("DELETE", "/containers/rm?force=1")[0] == 204
+    assert [state(world, name)["ExitCode"] for name in ("stop", "kill")] == [137, 137]
+    assert "up" in world.must("GET", "/containers/stop/logs?stdout=1")
+    world.kill()
+    world.start()
+    assert world.ask("DELETE", "/containers/silent?force=1")[0] == 204
+    until(
+        lambda: not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")], "their monitors' ends"
+    )
+
+
 # --- execs ------------------------------------------------------------------------------------------------
 
 

@@ -186,6 +186,14 @@ class Process:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         signal.pidfd_send_signal(self._pidfd, number)
 
+    def wake_monitor(self) -> None:
+        """Let a monitor go on that a signal has stopped; nothing for one that runs."""
+        with contextlib.suppress(OSError, IndexError):
+            # One that has been silent since it was connected to is known as the process's parent only.
+            monitor = self.monitor_pid or _parent(self.pid)
+            if self._open:
+                os.kill(monitor, signal.SIGCONT)
+
     async def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size in characters; without a terminal nothing happens."""
         self._tell(("resize", rows, columns))
@@ -317,6 +325,11 @@ class Process:
         if not self._exit.done() and self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
+def _parent(pid: int) -> int:
+    """The parent of process ``pid``. OSError when there is none. proc_pid_stat(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
 
 
 def _settle(future: asyncio.Future[None] | None) -> None:

@@ -15,6 +15,7 @@ from sampan.runtime.supervisor import Exit
 
 DEFAULT_STOP_TIMEOUT = 10
 _KILL_PATIENCE = 10.0
+_SILENCE = 1.0  # seconds after SIGKILL until the monitor may be one that somebody has stopped
 _log = logging.getLogger(__name__)
 
 
@@ -237,21 +238,24 @@ async def kill_and_wait(containers: Containers, container: Container, live: Live
 
 async def destroy_and_wait(container: Container, live: Live) -> None:
     """SIGKILL without an event, thawing a paused container on the way."""
-    if live.process is None:
+    process, over = live.process, live.run_over
+    if process is None:
         return
-    over = live.run_over
     with contextlib.suppress(ProcessLookupError):
-        live.process.signal(9)
+        process.signal(9)
     if container.state.status == "paused" and live.cgroup is not None:
         await asyncio.to_thread(live.cgroup.thaw)
+    # A monitor that is stopped has the end of a killed process still to tell.
+    waking = asyncio.get_running_loop().call_later(_SILENCE, process.wake_monitor)
     try:
         await asyncio.wait_for(over.wait(), _KILL_PATIENCE)
     except TimeoutError:
         raise errors.SystemFailure(
             f"tried to kill container, but did not receive an exit event: {container.id}",
-            hint="A process in uninterruptible sleep can't be killed (see /proc/<pid>/stack); "
-            "a monitor that is stopped tells nothing (kill -CONT).",
+            hint="A process in uninterruptible sleep can't be killed (see /proc/<pid>/stack).",
         ) from None
+    finally:
+        waking.cancel()
 
 
 def stop_signal(container: Container, asked: str) -> int:

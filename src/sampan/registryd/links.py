@@ -40,17 +40,18 @@ _SCHEMA = (
     "CREATE INDEX needs_by_digest ON needs (repository, digest)",
 )
 _PAGE = 1000  # descriptors of one answer to a question for referrers
-_FRESHEN = 900  # seconds after which a blob that a client asks for is noted as wanted again
+FRESHEN = 900  # seconds after which what a client asks for is noted as wanted again
 
 
 class Links:
     """The register of one data directory. Every method may be called from any thread.
 
     ``reader`` is a connection of its own to the same file, so that pulls don't wait for the disk to take pushes.
+    What a client asks for is noted again after ``freshen`` seconds.
     """
 
-    def __init__(self, db: Database, reader: Database | None = None) -> None:
-        self._db, self._reader = db, reader or db
+    def __init__(self, db: Database, reader: Database | None = None, freshen: int = FRESHEN) -> None:
+        self._db, self._reader, self._freshen = db, reader or db, freshen
         self._ids: dict[str, int] = {}
         db.migrate("registry", _SCHEMA)
 
@@ -90,7 +91,7 @@ class Links:
         if not rows:
             return self.has_manifest(name, digest)
         now = int(time.time())
-        if now - rows[0][0] > _FRESHEN:
+        if now - rows[0][0] > self._freshen:
             statement = "UPDATE links SET seen = ? WHERE repository = ? AND digest = ?"
             self._db.execute(statement, (now, number, digest))
         return True
@@ -153,7 +154,7 @@ class Links:
         statement = "UPDATE manifests SET seen = ? WHERE repository = ? AND digest = ?"
         key = (self.repository(name), digest)
         rows = self._reader.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
-        if rows and now - rows[0][0] > _FRESHEN:
+        if rows and now - rows[0][0] > self._freshen:
             self._db.execute(statement, (now, *key))
 
     def has_manifest(self, name: str, digest: Digest) -> bool:

@@ -134,9 +134,9 @@ def _source(settings: Settings, undo: contextlib.ExitStack) -> tuple[Source, Col
         settings.data.mkdir(mode=0o700, parents=True)  # images may be private, on this machine, too
     root_lock = lock.RootLock(settings.data)
     undo.callback(root_lock.close)
-    repositories = _mirror(settings) if settings.mirror else Repositories(settings.data)
+    repositories = _mirror(settings) if settings.mirror else Repositories(settings.data, settings.lives)
     undo.callback(repositories.close)
-    collector = Collector(repositories, settings.lives, settings.collect_every)
+    collector = Collector(repositories, settings.collect_every)
     undo.callback(collector.close)
     return repositories, collector
 
@@ -156,11 +156,10 @@ def _mirror(settings: Settings) -> Repositories:
         except (OSError, UnicodeDecodeError) as error:
             raise errors.InvalidParameter(f"can't read {settings.mirror_password_file}: {error}") from error
     credentials = Credentials(settings.mirror_user, password) if settings.mirror_user else None
-    mirror = Mirror(settings.data)
     quick = TransportSettings(tries=2)  # what is kept is better than a long wait
     domain = urlsplit(settings.mirror).netloc
-    mirror.attach(Transport(domain, credentials, quick, mirror=settings.mirror))
-    return mirror
+    transport = Transport(domain, credentials, quick, mirror=settings.mirror)
+    return Mirror(settings.data, settings.lives, transport)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

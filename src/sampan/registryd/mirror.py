@@ -43,8 +43,8 @@ _STALE = "the upstream registry can't be reached: this may be outdated"
 class Mirror(Repositories):
     """Repositories that are filled from upstream. Every method may be called from any thread."""
 
-    def attach(self, transport: Transport) -> None:
-        """Say where content comes from."""
+    def __init__(self, root: Path, lives: Lives, transport: Transport) -> None:
+        super().__init__(root, lives)
         self._transport = transport
         self._lock = threading.Lock()
         self._downloads: dict[Digest, Download] = {}
@@ -90,9 +90,9 @@ class Mirror(Repositories):
     def _name(self, repository: str, tag: str = "", digest: str = "") -> Reference:
         return Reference(self._transport.domain, repository, tag, digest)
 
-    def _forget_manifests(self, lives: Lives) -> int:
+    def _forget_manifests(self) -> int:
         """Forget what nobody asked for in a long time: upstream has it."""
-        found = self.links.unwanted(int(age(lives.mirrored)))
+        found = self.links.unwanted(int(age(self.lives.mirrored)))
         for number, digest in found:
             self.links.forget(number, digest)
         return len(found)

@@ -18,7 +18,7 @@ from sampan.registryd import names
 from sampan.registryd.content import Blob, Document, Page, Referrers
 from sampan.registryd.documents import Pushed
 from sampan.registryd.documents import read as read_manifest
-from sampan.registryd.links import Links
+from sampan.registryd.links import FRESHEN, Links
 from sampan.registryd.refusals import Refusal
 from sampan.registryd.uploads import Open, Uploads, age
 from sampan.storage import digest as digests
@@ -37,13 +37,21 @@ MIRRORED = 30 * 24 * 3600.0
 @dataclass(frozen=True)
 class Lives:
     """Seconds: an upload without a new byte, a blob that no manifest needs, an untagged manifest (None: kept),
-    and in a mirror what nobody asks for.
+    and in a mirror what nobody asks for. Each begins anew when a client asks.
     """
 
     upload: float = UPLOAD_LIFE
     unneeded: float = GRACE
     untagged: float | None = None
     mirrored: float = MIRRORED
+
+    @property
+    def freshen(self) -> int:
+        """How old a note may be that a client asked: whoever hears that something is here can build on it for
+        half its life at least.
+        """
+        shortest = min(self.unneeded, self.mirrored, FRESHEN if self.untagged is None else self.untagged)
+        return int(min(FRESHEN, shortest / 2))
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,13 @@ class Repositories:
     within a transaction that has seen it without links. So neither can fall between the other's steps.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lives: Lives | None = None) -> None:
+        self.lives = lives or Lives()
         self.blobs = BlobStore(root)
         self.uploads = Uploads(root / "uploads")
         self._db = Database(root / DATABASE, durable=True)
         self._reader = Database(root / DATABASE)
-        self.links = Links(self._db, self._reader)
+        self.links = Links(self._db, self._reader, self.lives.freshen)
         self._collecting = threading.Lock()
 
     def close(self) -> None:
@@ -82,6 +91,8 @@ class Repositories:
         """See ``content.Source``."""
         if digests.valid(reference):
             found = self.links.by_digest(repository, reference)
+            if found and self.lives.untagged is not None:
+                self.links.touch(repository, reference)
         else:
             found = self.links.by_tag(repository, names.tag(reference))
         if found is None:
@@ -217,19 +228,19 @@ class Repositories:
         if not self.links.unlink(repository, digest):
             raise unknown_blob(digest)
 
-    def collect(self, lives: Lives) -> Collected:
+    def collect(self) -> Collected:
         """Remove what nothing needs any more, beside whatever goes on."""
         with self._collecting:
-            uploads = self.uploads.collect(age(lives.upload))
-            manifests = self._forget_manifests(lives)
-            self.links.drop_unneeded(int(age(lives.unneeded)))
+            uploads = self.uploads.collect(age(self.lives.upload))
+            manifests = self._forget_manifests()
+            self.links.drop_unneeded(int(age(self.lives.unneeded)))
             blobs, size = self._sweep()
         return Collected(uploads, manifests, blobs, size)
 
-    def _forget_manifests(self, lives: Lives) -> int:
+    def _forget_manifests(self) -> int:
         """Forget untagged manifests, if that is wanted: those that an index leads to after the index."""
-        count = 0
-        while lives.untagged is not None and (found := self.links.untagged(int(age(lives.untagged)))):
+        count, life = 0, self.lives.untagged
+        while life is not None and (found := self.links.untagged(int(age(life)))):
             for number, digest in found:
                 self.links.forget(number, digest)
             count += len(found)
@@ -259,8 +270,8 @@ def _unknown_manifest(repository: str, reference: str) -> Refusal:
 class Collector:
     """Collects in a thread every ``interval`` seconds, and when it is told to."""
 
-    def __init__(self, repositories: Repositories, lives: Lives, interval: float) -> None:
-        self._repositories, self._lives, self._interval = repositories, lives, interval
+    def __init__(self, repositories: Repositories, interval: float) -> None:
+        self._repositories, self._interval = repositories, interval
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
@@ -287,7 +298,7 @@ class Collector:
     def _collect(self) -> None:
         begun = time.monotonic()
         try:
-            done = self._repositories.collect(self._lives)
+            done = self._repositories.collect()
         except (errors.SampanError, OSError) as error:
             log.error("collecting failed: %s", error)
             return

@@ -1,7 +1,8 @@
 """The host's own firewall: what in it could matter to published ports and to what containers send out.
 
-Read only. The one thing ever added to it: where a foreign forward chain drops, a jump to a chain of ours in
-the same table, tagged by a comment, that accepts what our bridges send and the answers to it.
+Rules of nftables, of iptables (which are the same today) and of iptables-legacy. Read only. The one thing ever
+added to it: where a foreign forward chain drops, a jump to a chain of ours in the same table, tagged by a
+comment, that accepts what our bridges send and the answers to it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sampan.kernel.nft import Nft, NftError
+from sampan.network import legacy
 from sampan.network.firewall import PREFIX
 
 _IP_FAMILIES = ("ip", "ip6", "inet")
@@ -35,6 +37,20 @@ class Chain:
         """How nft calls it."""
         return f"{self.family} {self.table} {self.name}"
 
+    @property
+    def legacy(self) -> bool:
+        """Whether it is one of iptables-legacy."""
+        return self.table == legacy.TABLE
+
+    @property
+    def title(self) -> str:
+        """How it is called in messages."""
+        return (
+            f"{legacy.command(self.family)} chain {self.name}"
+            if self.legacy
+            else f"nftables chain {self.place}"
+        )
+
 
 @dataclass(slots=True)
 class Ways:
@@ -49,25 +65,31 @@ class Ways:
     def advice(self) -> list[str]:
         """What to tell the user whose published port a host rule may keep closed; nothing if none does."""
         if self.input_blocks:
-            place = self.input_blocks[0].place
-            command = (
-                f"nft insert rule {place} tcp dport PORT accept "
-                "(or: ufw allow PORT/tcp; firewall-cmd --add-port=PORT/tcp)"
+            chain = self.input_blocks[0]
+            own = (
+                f"{legacy.command(chain.family)} -I INPUT -p tcp --dport PORT -j ACCEPT"
+                if chain.legacy
+                else f"nft insert rule {chain.place} tcp dport PORT accept"
             )
+            command = f"{own} (or: ufw allow PORT/tcp; firewall-cmd --add-port=PORT/tcp)"
         elif self.forward_shut:
-            place = self.forward_shut[0].place
-            command = _opening(self.forward_shut[0])
+            chain = self.forward_shut[0]
+            command = _opening(chain)
         else:
             return []
         return [
-            f"The host's firewall (nftables chain {place}) decides who reaches published ports from outside. "
+            f"The host's firewall ({chain.title}) decides who reaches published ports from outside. "
             f"To open one: {command}"
         ]
 
 
 def examine(nft: Nft) -> Ways:
     """Look at the whole ruleset. NftError when it can't be read."""
-    return judge(nft.query("list ruleset"))
+    return judge(_all(nft))
+
+
+def _all(nft: Nft) -> list[dict[str, Any]]:
+    return nft.query("list ruleset") + legacy.objects()
 
 
 def judge(objects: Iterable[dict[str, Any]]) -> Ways:
@@ -178,12 +200,13 @@ def laid(objects: Sequence[dict[str, Any]], name: str) -> dict[str, Jump]:
     }
 
 
-def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence[str]) -> None:
+def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence[str]) -> list[Chain]:
     """Have exactly the jumps that are needed: one in each blocking chain, none without bridges.
 
     What is right already isn't touched: every change wakes up whoever watches the rules, us included.
+    Returns the chains that no jump could be laid in: legacy ones, where their program is missing.
     """
-    objects = nft.query("list ruleset")
+    objects = _all(nft)
     present, names = laid(objects, table), frozenset(bridges)
     wanted = {f"{chain.family} {chain.table}": chain for chain in blocking} if bridges else {}
     commands: list[str] = []
@@ -193,17 +216,38 @@ def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence
         if right and jump.out == names and jump.back == names:
             del wanted[place]
             continue
+        if place.endswith(f" {legacy.TABLE}"):
+            family = place.partition(" ")[0]
+            legacy.change(family, legacy.lift_text(table, [name for name, _handle in jump.jumps]))
+            continue
         commands += [f"delete rule {place} {name} handle {handle}\n" for name, handle in jump.jumps]
         commands.append(f"flush chain {place} {table}\ndelete chain {place} {table}\n")
-    for chain in wanted.values():
+    modern = [chain for chain in wanted.values() if not chain.legacy]
+    for chain in modern:
         commands.append(jump_text(chain, table, bridges, _last_word(objects, chain)))
-    if not commands:
-        return
-    with contextlib.suppress(NftError):
-        nft.run("".join(commands))
-        for chain in wanted.values():
-            if _for_iptables(chain):
-                _let_answers_back(chain, table, bridges)
+    if commands:
+        with contextlib.suppress(NftError):
+            nft.run("".join(commands))
+            for chain in modern:
+                if _for_iptables(chain):
+                    _let_answers_back(chain, table, bridges)
+    return [chain for chain in wanted.values() if chain.legacy and not _lay_legacy(chain, table, bridges)]
+
+
+def _lay_legacy(chain: Chain, table: str, bridges: Sequence[str]) -> bool:
+    """The jump in a chain of iptables-legacy, by its program; whether that could be done."""
+    before = _last_word(legacy.objects(), chain)  # its number, after what has been taken away
+    return legacy.change(chain.family, legacy.lay_text(table, chain.name, bridges, before))
+
+
+def closed(chains: Iterable[Chain]) -> list[str]:
+    """What to tell the user whose containers can't send because no jump could be laid in these chains."""
+    return [
+        f"What containers send out may be dropped by {chain.title}, which only iptables-legacy can change; "
+        f"it is missing here. To open it: {legacy.command(chain.family)} -A {chain.name} -i BRIDGE -j ACCEPT, and "
+        "the same for answers: -o BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+        for chain in chains
+    ]
 
 
 def jump_text(chain: Chain, name: str, bridges: Sequence[str], before: int = 0) -> str:
@@ -233,14 +277,16 @@ def _for_iptables(chain: Chain) -> bool:
 
 def _opening(chain: Chain) -> str:
     """The command that lets connections to a published port through a forward chain."""
-    if _for_iptables(chain):
-        program = _program(chain).removesuffix("-restore")
+    if chain.legacy or _for_iptables(chain):
+        program = legacy.command(chain.family) if chain.legacy else _program(chain).removesuffix("-restore")
         return f"{program} -I FORWARD -p tcp -m conntrack --ctstate DNAT --ctorigdstport PORT -j ACCEPT"
     return f"nft insert rule {chain.place} meta l4proto tcp ct status dnat ct original proto-dst PORT accept"
 
 
 def _program(chain: Chain) -> str:
-    return "iptables-restore" if chain.family == "ip" else "ip6tables-restore"
+    """The program that writes iptables' rules to nftables: plain iptables may be the legacy one."""
+    kind = "iptables" if chain.family == "ip" else "ip6tables"
+    return next((name for name in (f"{kind}-nft-restore",) if shutil.which(name)), f"{kind}-restore")
 
 
 def _let_answers_back(chain: Chain, name: str, bridges: Sequence[str]) -> None:

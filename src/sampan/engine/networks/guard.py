@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
+from sampan.engine.networks.legacywatch import LegacyWatch
 from sampan.engine.networks.records import NetworkRecord, Sandbox
 from sampan.kernel.nft import NftError
 from sampan.kernel.nftevents import Monitor, own_pid
@@ -34,11 +35,14 @@ class Guard:
         self._own = 0
         self._ways = foreign.Ways()
         self._laid = True  # perhaps by an engine before us
+        self._closed: list[foreign.Chain] = []
+        self._legacy = LegacyWatch(self._settle)
 
     # -- other people's rules ------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Look at the host's rules once and from now on at every change."""
+        self._legacy.open()
         self.look()
         with contextlib.suppress(OSError):
             self._own = own_pid()
@@ -47,6 +51,7 @@ class Guard:
 
     def close(self) -> None:
         """Watch no more."""
+        self._legacy.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._monitor is not None:
@@ -58,7 +63,12 @@ class Guard:
         assert self._monitor is not None
         # In a PID namespace the switchboard's number is another one here: its pins then cost a look, no more.
         ours = {self._own, self._networks.switchboard.pid}
-        if self._monitor.others_changed(ours) and self._timer is None:
+        if self._monitor.others_changed(ours):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Look at the rules when they have been left alone for a moment."""
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SETTLE, self._settled)
 
     def _settled(self) -> None:
@@ -89,7 +99,12 @@ class Guard:
             if not ground.firewall.enabled or (not self._ways.forward_blocks and not self._laid):
                 return
             bridges = ground.firewall.bridges if self._busy() else ()
-            foreign.lay_jumps(ground.firewall.nft, ground.table, self._ways.forward_blocks, bridges)
+            blocks = self._ways.forward_blocks
+            shut = foreign.lay_jumps(ground.firewall.nft, ground.table, blocks, bridges)
+            if shut != self._closed:
+                self._closed = shut
+                for message in foreign.closed(shut):
+                    log.warning("%s", message)
             self._laid = bool(self._ways.forward_blocks)
 
     def lift_jumps(self) -> None:
@@ -113,8 +128,8 @@ class Guard:
         return found
 
     def warnings(self, published: bool) -> list[str]:
-        """What ``docker create`` says when the host's firewall will keep a published port closed."""
-        return self._ways.advice() if published else []
+        """What ``docker create`` says when the host's firewall keeps a published port, or the way out, closed."""
+        return foreign.closed(self._closed) + (self._ways.advice() if published else [])
 
     # -- egress control ------------------------------------------------------------------------------------
 

@@ -176,7 +176,8 @@ class Networks:
             egress.parse((source or {}).get(EGRESS, ""))
         if mode == "host" and wanted:
             return ["Published ports are discarded when using host network mode"]
-        return self.guard.warnings(bool(wanted) and mode != "none")
+        alone = mode in ("none", "host") or mode.startswith("container:")
+        return [] if alone else self.guard.warnings(bool(wanted))
 
     def _hostname_of(self, reference: str) -> str:
         with contextlib.suppress(errors.SampanError):

@@ -49,6 +49,9 @@ class Client:
     def blob(self, repository: str, data: bytes) -> str:
         digest = digest_of(data)
         answer = self.ask("POST", f"/v2/{repository}/blobs/uploads/?digest={digest}", data)
+        if answer.status == 202:  # as a registry may say that doesn't take all at once
+            place = answer.headers["Location"].partition("://")[2].partition("/")[2]
+            answer = self.ask("PUT", f"/{place}&digest={digest}", data)
         assert answer.status == 201, answer.data
         return digest
 

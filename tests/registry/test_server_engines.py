@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import STOCK_CLI, Daemon, import_busybox
 from tests.dockerd import running_dockerd
 from tests.registry.front import Exchange, Front
-from tests.registry.serving import MANIFEST, Served, digest_of
+from tests.registry.serving import MANIFEST, Client, Served, digest_of
 from tests.registry.test_server_access import users
 
 
@@ -147,6 +147,54 @@ def test_skopeo(served: Served, tmp_path: Path) -> None:
     assert served.ask("GET", "/v2/dst/manifests/1").status == 404
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("podman", "skopeo"))),
+    reason="needs root, podman and skopeo",
+)
+def test_podman(served: Served) -> None:
+    """Images, lists of them, other compressions; schema 1 is refused with words."""
+    with tempfile.TemporaryDirectory(prefix="pm-", dir="/var/tmp") as place:  # podman wants a short name
+        podman_and_skopeo(served, Path(place))
+
+
+def podman_and_skopeo(served: Served, folder: Path) -> None:
+    places = ["--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+
+    def podman(*words: str, input: bytes | None = None) -> None:
+        command = ["podman", *places, "--tmpdir", str(folder / "tmp"), *words]
+        done = subprocess.run(command, input=input, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+
+    def copy(target: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        insecure = ("--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false")
+        return subprocess.run(
+            ["skopeo", *insecure, *words, f"docker://{name}:1", f"docker://{name}:{target}"],
+            capture_output=True,
+        )
+
+    name = f"{served.address}/team/app"
+    podman("import", "-", f"{name}:1", input=root_file_system(2000))
+    podman("push", "--tls-verify=false", f"{name}:1")
+    podman("manifest", "create", "list")
+    podman("manifest", "add", "--tls-verify=false", "list", f"docker://{name}:1")
+    podman("manifest", "push", "--all", "--tls-verify=false", "list", f"docker://{name}:list")
+    podman("rmi", "--all", "--force")
+    for tag in ("1", "list"):
+        podman("pull", "--tls-verify=false", f"{name}:{tag}")
+    kinds = {"v2s2": "docker.distribution.manifest.v2", "oci": "oci.image.manifest.v1"}
+    for kind, media_type in kinds.items():
+        assert (
+            copy(
+                kind, "--format", kind, "--dest-compress-format", "zstd" if kind == "oci" else "gzip"
+            ).returncode
+            == 0
+        )
+        answer = served.ask("GET", f"/v2/team/app/manifests/{kind}")
+        assert answer.headers["Content-Type"] == f"application/vnd.{media_type}+json"
+    assert b"newer client" in copy("old", "--format", "v2s1").stderr
+    assert served.json("/v2/team/app/tags/list")["tags"] == ["1", "list", "oci", "v2s2"]
+
+
 # -- mirror ---------------------------------------------------------------------------------------------
 
 
@@ -177,6 +225,22 @@ def test_mirror(serve: Callable[..., Served]) -> None:
     assert "outdated" in stale.headers["Warning"]
     assert mirror.ask("GET", "/v2/team/app/manifests/3").status in (404, 503)
     front.close()
+
+
+def test_mirror_of_docker_registry(registry: str, serve: Callable[..., Served]) -> None:
+    layer = os.urandom(400_000)
+    digest, raw = Client(registry).image("team/app", "1", "2", layer=layer)
+    mirror = serve("--mirror", f"http://{registry}")
+    assert mirror.json("/v2/team/app/tags/list")["tags"] == ["1", "2"]
+    assert mirror.json(f"/v2/team/app/referrers/{digest}")["manifests"] == []
+    for reference in ("1", digest):
+        assert mirror.ask("GET", f"/v2/team/app/manifests/{reference}").data == raw
+    place = f"/v2/team/app/blobs/{digest_of(layer)}"
+    assert mirror.ask("GET", place, Range="bytes=100-199").data == layer[100:200]
+    assert mirror.ask("GET", place).data == layer
+    assert mirror.ask("GET", "/v2/team/app/manifests/3").status == 404
+    for method in ("PUT", "DELETE"):
+        assert b"push there" in mirror.ask(method, f"/v2/team/app/manifests/{digest}", raw).data
 
 
 def test_lists_of_a_mirror_are_upstreams(serve: Callable[..., Served]) -> None:

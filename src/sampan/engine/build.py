@@ -52,6 +52,8 @@ from sampan.storage.removal import remove_tree
 Object = dict[str, Any]
 CLOSE_PATIENCE = 10.0
 """Seconds that the end of the engine waits for the end of its builds."""
+SETTLE_DELAY = 0.05
+"""Seconds after a build until the cache writes down what was used and is trimmed."""
 log = logging.getLogger(__name__)
 
 
@@ -98,6 +100,7 @@ class Builder:
         self._memo = ContextMemo()
         self.agents = AgentLinks()
         self._background: set[asyncio.Task[None]] = set()
+        self._settling: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Remove what a crash left of earlier builds."""
@@ -111,10 +114,13 @@ class Builder:
     async def close(self) -> None:
         """End the builds that run, and wait until nothing of them is left."""
         self.stop()
+        if self._settling is not None:
+            self._settling.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
         while self._running and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.to_thread(self._settle)
 
     async def build(
         self,
@@ -289,7 +295,7 @@ class Builder:
             with contextlib.suppress(BaseException):
                 await task
             self._running.pop(build, None)
-            self._later(self._settle)
+            self._settle_soon()
 
     async def _cache_from(self, worker: EngineWorker, reference: str) -> None:
         """Take in the cache that an image carries; one that can't be had is passed over, as by Docker."""
@@ -301,6 +307,11 @@ class Builder:
         for key, hit in outputs.inline_cache(found.document).items():
             if hit.chain is None or self.layers.has(hit.chain):
                 self.cache.take_in(key, hit)
+
+    def _settle_soon(self) -> None:
+        """After the answer has gone, once for builds that follow each other closely."""
+        if self._settling is None or self._settling.when() < asyncio.get_running_loop().time():
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_DELAY, self._later, self._settle)
 
     def _settle(self) -> None:
         self.cache.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,3 +206,64 @@ def test_links_in_a_volume_lead_nowhere_else(sampand: Daemon, tmp_path: Path) ->
         with made(sampand, "cat", "/x/secret", start=False, **mount("bad")) as container:
             assert sampand.api("POST", f"/containers/{container}/start")[0] == 404
     sampand.json("DELETE", "/volumes/linked")
+
+
+def refused(daemon: Daemon, **body: Any) -> tuple[int, str]:
+    """Status and message of the create or the start that is refused."""
+    request = {"Image": "busybox", "Cmd": ["true"], **body}
+    request["HostConfig"] = {"NetworkMode": "none", **body["HostConfig"]}
+    status, _, data = daemon.api("POST", "/containers/create", request)
+    answer = json.loads(data)
+    if status == 201:
+        status, _, data = daemon.api("POST", f"/containers/{answer['Id']}/start")
+        daemon.json("DELETE", f"/containers/{answer['Id']}?v=1")
+        answer = json.loads(data)
+    return status, str(answer["message"]).split("\n")[0]
+
+
+@pytest.mark.parametrize(("propagation", "kind"), [("rshared", "shared"), ("rslave", "shared or slave")])
+def test_propagation_needs_a_mount_that_shares(
+    sampand: Daemon, tree: Path, propagation: str, kind: str
+) -> None:
+    command("mount", "--make-private", str(tree))
+    words = f"path {tree} is mounted on {tree} but it is not a {kind} mount"
+    assert refused(sampand, **bind(tree, Propagation=propagation)) == (500, words)
+    assert run(sampand, "ls -d /x", HostConfig={"Binds": [f"{tree}:/x:rprivate"]})[0] == 0
+
+
+def test_a_bind_copies_nothing(sampand: Daemon) -> None:
+    status, message = refused(sampand, HostConfig={"Binds": ["/tmp:/b:nocopy"]})
+    assert status == 500
+    assert message == (
+        "invalid volume specification: '/tmp:/b:nocopy': invalid mount config for type \"bind\": "
+        "field VolumeOptions must not be specified"
+    )
+
+
+@pytest.mark.parametrize(("source", "target"), [("file", "/etc"), ("", "/etc/passwd")])
+def test_files_and_directories_cannot_cover_each_other(
+    sampand: Daemon, tmp_path: Path, source: str, target: str
+) -> None:
+    (tmp_path / "file").touch()
+    status, message = refused(sampand, HostConfig={"Binds": [f"{tmp_path / source}:{target}"]})
+    assert status == 400
+    assert "not a directory: Are you trying to mount a directory onto a file (or vice-versa)?" in message
+
+
+def test_what_an_option_lacks_is_said_when_it_is_needed(sampand: Daemon) -> None:
+    sampand.docker("volume", "create", "-o", "type=none", "-o", "device=", "lacking")
+    status, message = refused(sampand, HostConfig={"Binds": ["lacking:/x"]})
+    assert status == 500 and message.endswith("_data': missing device in volume options")
+    sampand.docker("volume", "rm", "lacking")
+    sampand.docker("volume", "create", "-o", "type=", "-o", "device=", "plain")
+    assert run(sampand, "touch /x/y && ls /x", HostConfig={"Binds": ["plain:/x"]}) == (0, "y\n")
+    sampand.docker("volume", "rm", "plain")
+
+
+def test_unmakeable_sources_and_empty_targets(sampand: Daemon) -> None:
+    words = (
+        "error while creating mount source path '/proc/nosuch': mkdir /proc/nosuch: no such file or directory"
+    )
+    assert refused(sampand, HostConfig={"Binds": ["/proc/nosuch:/x"]}) == (500, words)
+    words = "invalid mount path: '' mount path must be absolute"
+    assert refused(sampand, HostConfig={"Tmpfs": {"": ""}}) == (400, words)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sampan import errors
 from sampan.engine.quotas import parse_size
-from sampan.kernel import mounts
+from sampan.kernel import mountinfo, mounts
 
 _NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 _PASSWORD = re.compile(r"\bpassword=[^,]*")
@@ -68,6 +68,8 @@ def mount(target: Path, options: Mapping[str, str]) -> None:
         device, data = _resolve(target, device, data, kind)
     if kind == "tmpfs" and options.get("size"):
         data = f"{data},size={parse_size(options['size'])}".removeprefix(",")
+    if not device:
+        raise errors.SystemFailure(f"{_failed(target)}missing device in volume options")
     propagation = flags & mounts.PROPAGATION
     flags &= ~mounts.PROPAGATION
     try:
@@ -119,12 +121,5 @@ def _address(target: Path, host: str) -> str:
 
 def unmount(target: Path) -> None:
     """Unmount what is on ``target``; nothing there is no error."""
-    while is_mounted(target):
+    while mountinfo.is_mount_point(target):
         mounts.umount(str(target), mounts.MNT_DETACH)
-
-
-def is_mounted(path: Path) -> bool:
-    """Whether something is mounted on ``path``: the kernel's list says so, binds included."""
-    wanted = os.fsencode(path).replace(b"\\", b"\\134").replace(b" ", b"\\040").replace(b"\t", b"\\011")
-    with open("/proc/self/mountinfo", "rb") as table:
-        return any(line.split(b" ", 5)[4] == wanted for line in table)

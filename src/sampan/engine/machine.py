@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 
+from sampan.kernel import mountinfo
+
 
 def kernel_version() -> str:
     """``uname -r``."""
@@ -87,16 +89,5 @@ _FILE_SYSTEMS = {
 
 def file_system(path: Path) -> str:
     """The kind of file system that ``path`` lies on, by Docker's names (``extfs``, ``xfs``)."""
-    # By the mount, not by the device number: a subvolume of btrfs has one of its own.
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        facts = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    finally:
-        os.close(fd)
-    wanted = facts.partition("mnt_id:")[2].split()[0]
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[0] == wanted:
-            kind = rest.split()[0]
-            return _FILE_SYSTEMS.get(kind, kind)
-    return "<unknown>"
+    kind = mountinfo.of(path).fstype
+    return _FILE_SYSTEMS.get(kind, kind)

@@ -25,6 +25,7 @@ from sampan import errors
 from sampan.engine import localdriver
 from sampan.engine.containers.timestamps import rfc3339
 from sampan.engine.quotas import parse_size
+from sampan.kernel import mountinfo
 
 if TYPE_CHECKING:
     from sampan.engine.events import EventBus
@@ -277,10 +278,10 @@ class Volumes:
         path = self.path(name)
         if not path.is_dir():
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if volume.options and "device" in volume.options:
+        if _needs_mount(volume):
             holders = self._mounted.setdefault(name, set())
-            if not holders and not localdriver.is_mounted(path):
-                await asyncio.to_thread(localdriver.mount, path, volume.options)
+            if not holders and not mountinfo.is_mount_point(path):
+                await asyncio.to_thread(localdriver.mount, path, volume.options or {})
             holders.add(user)
         return path
 
@@ -296,7 +297,7 @@ class Volumes:
     def restore_mounts(self, running: dict[str, list[str]]) -> None:
         """After an engine restart: ``running`` maps volume names to the running containers that use them."""
         for name, volume in self._volumes.items():
-            if not volume.options or "device" not in volume.options:
+            if not _needs_mount(volume):
                 continue
             self._mounted[name] = set(running.get(name, ()))
             if not self._mounted[name]:
@@ -311,6 +312,10 @@ class Volumes:
         """Delete the content of removed volumes."""
         for leftover in self._root.glob(f"{_REMOVING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _needs_mount(volume: Volume) -> bool:
+    return any((volume.options or {}).get(name) for name in ("device", "type"))
 
 
 def _mark(name: str) -> str:
@@ -359,7 +364,7 @@ def check_options(name: str, options: dict[str, str] | None) -> int:
         )
     for option in given:
         for needed in _NEEDS.get(option, ()):
-            if not given.get(needed):
+            if needed not in given:
                 raise errors.InvalidParameter(f'create {name}: missing required option: "{needed}"')
     return 0 if "type" in given else size
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -85,11 +86,19 @@ def _make_target(rootfd: int, link: str, target: str, mode: int, links: int) -> 
 
 
 def make_file(rootfd: int, path: str, mode: int = 0o644) -> int:
-    """Make the empty file ``path`` and its parents inside ``rootfd`` where missing; its O_PATH descriptor."""
+    """Make the empty file ``path`` and its parents inside ``rootfd`` where missing; its O_PATH descriptor.
+
+    NotADirectoryError when it is a directory: no file can be mounted there, mount(2).
+    """
     try:
-        return open_in_root(rootfd, path, os.O_PATH)
+        fd = open_in_root(rootfd, path, os.O_PATH)
     except FileNotFoundError:
         pass
+    else:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     os.close(make_directories(rootfd, _split(path)[0]))
     os.close(open_in_root(rootfd, path, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, mode))
     return open_in_root(rootfd, path, os.O_PATH)

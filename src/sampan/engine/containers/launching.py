@@ -93,7 +93,7 @@ def _check_bind(point: MountPoint) -> None:
     except OSError as problem:
         raise errors.SystemFailure(
             f"error while creating mount source path '{point.source}': "
-            f"mkdir {point.source}: {problem.strerror}"
+            f"mkdir {point.source}: {os.strerror(problem.errno or 0).lower()}"
         ) from problem
 
 

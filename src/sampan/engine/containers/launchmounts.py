@@ -6,12 +6,13 @@ import os
 import stat
 from typing import Any
 
+from sampan import errors
 from sampan.engine import localdriver
 from sampan.engine.containers import cgroups
 from sampan.engine.containers import mounts as points
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, MountPoint
-from sampan.kernel import mounts
+from sampan.kernel import mountinfo, mounts
 from sampan.runtime import devices
 from sampan.runtime.config import HostConfig
 
@@ -178,6 +179,7 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
         return _tmpfs(point.destination, point.tmpfs_options)
     if point.type == "image":
         return _image(containers, point)
+    _check_propagation(point)
     flags = 0 if point.rw else mounts.MS_RDONLY
     if flags and point.recursive and point.read_only_recursive:
         flags |= mounts.MS_REC
@@ -187,6 +189,20 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
     entry[5] = propagation if point.propagation else mounts.MS_PRIVATE | mounts.MS_REC
     # The launch opens what is below the source itself: links in a volume are its users', not the host's.
     return [*entry, point.subpath] if point.subpath else entry
+
+
+def _check_propagation(point: MountPoint) -> None:
+    """Mounts come from, and go to, where the source's mount shares them: SystemFailure where it doesn't."""
+    kind = point.propagation.removeprefix("r")
+    if kind not in ("shared", "slave"):
+        return
+    mount = mountinfo.of(point.source)
+    if "shared" not in mount.propagation and (kind == "shared" or "master" not in mount.propagation):
+        wanted = "shared" if kind == "shared" else "shared or slave"
+        raise errors.SystemFailure(
+            f"path {point.source} is mounted on {mount.point} but it is not a {wanted} mount",
+            hint=f"mount --make-rshared {mount.point}",
+        )
 
 
 def _image(containers: Containers, point: MountPoint) -> list[Any]:

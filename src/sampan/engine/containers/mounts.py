@@ -65,6 +65,8 @@ def parse_bind(raw: str, volume_driver: str = "") -> MountPoint:
         _check_target(destination)
         if kind == "volume" and propagation:
             raise _Invalid("field BindOptions must not be specified")
+        if kind == "bind" and "nocopy" in words:
+            raise _Invalid("field VolumeOptions must not be specified")
     except _Invalid as problem:
         raise errors.SystemFailure(
             f"invalid volume specification: '{raw}': invalid mount config for type \"{kind}\": {problem}"
@@ -98,6 +100,10 @@ def _split_bind(raw: str) -> tuple[str, str, str]:
 def _check_target(target: str) -> None:
     if not target:
         raise _Invalid("field Target must not be empty")
+    _check_path(target)
+
+
+def _check_path(target: str) -> None:
     if not target.startswith("/"):
         raise _Invalid(f"invalid mount path: '{target}' mount path must be absolute")
     if posixpath.normpath(target).lstrip("/") == "":
@@ -195,8 +201,8 @@ def _parse_tmpfs_mount(mount: Mount, exists: Callable[[str], bool]) -> MountPoin
     options = mount.tmpfs_options
     words: list[str] = ["ro"] if mount.read_only else []
     if options:
-        if options.size_bytes < 0 or options.mode > 0o7777:
-            raise _Invalid("invalid tmpfs size or mode")
+        if options.size_bytes < 0:
+            raise _Invalid("invalid tmpfs size")
         words += [f"mode={options.mode:o}"] if options.mode else []
         words += [f"size={options.size_bytes}"] if options.size_bytes else []
         words += ["=".join(pair) for pair in options.options or ()]
@@ -235,7 +241,7 @@ def check_tmpfs(host: HostConfig) -> None:
     """InvalidParameter for a ``--tmpfs`` destination that is relative or the root."""
     for target in host.tmpfs or ():
         try:
-            _check_target(target)
+            _check_path(target)
         except _Invalid as problem:
             raise errors.InvalidParameter(str(problem)) from None
 

@@ -346,7 +346,7 @@ def same(client: Client, path: str, data: bytes, kind: str, digest: str) -> None
     fields = {"Accept": f"{MANIFEST}, {INDEX}"} if "/manifests/" in path else {}
     got, head = client.ask("GET", path, **fields), client.ask("HEAD", path, **fields)
     assert (got.status, head.status, got.data, head.data) == (200, 200, data, b"")
-    assert dict(got.headers) == dict(head.headers)
+    assert {**got.headers, "Date": ""} == {**head.headers, "Date": ""}
     for name, value in (
         ("Content-Type", kind),
         ("Docker-Content-Digest", digest),

@@ -174,6 +174,8 @@ def test_names_leave_and_so_do_the_images(new_store: NewStore) -> None:
     assert store.references() == {} and kept
     collect(store)
     assert list(store.blobs.digests()) == [] and store.layers.list() == []
+    # The index's record stays until the next start: it must not be in the way.
+    assert store.tags(loaded(store, multi("amd64", seed="2"), "docker.io/team/y:1").image.id) == ["team/y:1"]
 
 
 def test_with_the_stock_client(sampand: Daemon, registry: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -28,7 +30,12 @@ def test_what_is_pushed_is_pulled(served: Served) -> None:
     assert (blob.status, blob.data) == (200, layer)
     head = served.ask("HEAD", f"/v2/team/app/blobs/{digest_of(layer)}")
     assert (head.status, head.headers["Content-Length"]) == (200, str(len(layer)))
-    assert served.ask("GET", "/v2/").headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    ping = served.ask("GET", "/v2/")
+    assert ping.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    assert abs(parsedate_to_datetime(ping.headers["Date"]).timestamp() - time.time()) < 5
+    with served.connect() as sock:  # as through a proxy
+        sock.sendall(b"GET http://x.example/v2/?a=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert sock.makefile("rb").read().startswith(b"HTTP/1.1 200")
 
 
 def test_what_is_not_there(served: Served) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from sampan import errors
@@ -23,7 +23,7 @@ COMMON = {"Docker-Distribution-API-Version": "registry/2.0", "X-Content-Type-Opt
 JSON = "application/json"
 _ROUTE = re.compile(
     r"/v2/(?P<name>.+)/(?:"
-    r"manifests/(?P<manifest>[^/]+)|blobs/uploads/?|blobs/uploads/(?P<upload>[^/]+)|blobs/(?P<blob>[^/]+)|"
+    r"manifests/(?P<manifest>[^/]+)|(?P<uploads>blobs/uploads/?)|blobs/uploads/(?P<upload>[^/]+)|blobs/(?P<blob>[^/]+)|"
     r"(?P<tags>tags/list)|referrers/(?P<referrers>[^/]+))"
 )
 _READS = frozenset(("GET", "HEAD"))
@@ -80,6 +80,8 @@ class Application:
 
     def _answer(self, request: Request) -> Reply:
         path, _, query = request.target.partition("?")
+        if "://" in path:  # RFC 9112 section 3.2.2
+            path = "/" + path.partition("://")[2].partition("/")[2]
         try:
             request.path = unescape(path)
             request.query = Query(parse_query(query)) if query else request.query
@@ -107,22 +109,18 @@ class Application:
         match = _ROUTE.fullmatch(request.path)
         if match is None:
             raise Refusal("NAME_UNKNOWN", "404 page not found: no such address in a registry")
-        kind = match.lastgroup or ""
-        if kind in ("", "name"):
-            kind = "uploads"
-        rest = "" if kind == "uploads" else match[kind]
+        kind = str(match.lastgroup)
         handler = self._handlers.get((kind, request.method))
         repository = names.repository(match["name"])
         if handler is None:
             allowed = [method for group, method in self._handlers if group == kind]
             raise _not_allowed(request, allowed, self._why_not)
-        return handler(request, repository, rest)
+        return handler(request, repository, match[kind])
 
 
-def _not_allowed(request: Request, allowed: object, why: str) -> Refusal:
-    methods = ", ".join(sorted(allowed)) if isinstance(allowed, (list, frozenset)) else ""
+def _not_allowed(request: Request, allowed: Iterable[str], why: str) -> Refusal:
     message = why or f"the operation is unsupported: {request.method[:20]} can't be done here"
-    return Refusal("UNSUPPORTED", message, headers={"Allow": methods})
+    return Refusal("UNSUPPORTED", message, headers={"Allow": ", ".join(sorted(allowed))})
 
 
 def _refused(refusal: Refusal) -> Reply:

@@ -27,6 +27,7 @@ from sampan.registryd.refusals import Refusal
 
 MAX_HEAD = 32 * 1024
 _BUFFER = 256 * 1024
+_HEAD_READ = 64 * 1024
 _DRAIN = 1 << 20  # bytes of a refused body that are read to keep the connection
 _LINGER = 1.0
 _SENDFILE = 1 << 30
@@ -160,6 +161,7 @@ class Connection:
     ) -> None:
         self._sock, self._peer, self._timeouts, self._handle = sock, peer, timeouts, handle
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self._date = wire.DateField()
         self._buffer: bytearray | None = None
         self.pending = b""
         self.busy = False
@@ -288,7 +290,7 @@ class Connection:
         length = len(reply.body)
         if blob is not None:
             length = (reply.span or Span(0, blob.size)).length
-        lines = [wire.status_line(reply.status), wire.field_block(reply.fields)]
+        lines = [wire.status_line(reply.status), wire.field_block(reply.fields), self._date.line()]
         if reply.status not in (204, 304):
             lines.append(b"Content-Length: %d\r\n" % length)
         if not keep:
@@ -349,6 +351,3 @@ class Connection:
             for _ in range(64):
                 if not waiting.poll(_LINGER * 1000) or not self._sock.recv(_BUFFER):
                     return
-
-
-_HEAD_READ = 64 * 1024

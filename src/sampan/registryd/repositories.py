@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,14 +148,6 @@ class Repositories:
                 return False
             self.links.link(tx, repository, digest, path.stat().st_size)
         return True
-
-    @contextlib.contextmanager
-    def upload(
-        self, repository: str, identity: str, interrupt: Callable[[], None] | None = None
-    ) -> Iterator[Open]:
-        """An upload for writing (BLOB_UPLOAD_UNKNOWN)."""
-        with self.uploads.open(identity, repository, interrupt) as opened:
-            yield opened
 
     def finish(self, repository: str, opened: Open, digest: Digest) -> None:
         """Make a complete upload a blob of the repository (DIGEST_INVALID)."""

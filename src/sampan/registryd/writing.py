@@ -19,7 +19,7 @@ class Writing:
     """Writes to repositories of our own; what was done is told to ``events``."""
 
     def __init__(self, repositories: Repositories, events: Events) -> None:
-        self._repositories, self._events = repositories, events
+        self._repositories, self._uploads, self._events = repositories, repositories.uploads, events
 
     # -- uploads ----------------------------------------------------------------------------------------
 
@@ -33,10 +33,10 @@ class Writing:
         digest = names.digest(query.get("digest")) if query.get("digest") else ""
         expected = (digest or query.get("mount")).partition(":")[0]
         algorithm = query.get("digest-algorithm") or expected or "sha256"
-        identity = self._repositories.uploads.begin(repository, algorithm)
+        identity = self._uploads.begin(repository, algorithm)
         if not digest:
             return Reply(202, _progress(repository, identity, 0))
-        with self._repositories.upload(repository, identity, request.interrupt) as opened:
+        with self._uploads.open(identity, repository, request.interrupt) as opened:
             try:
                 return self._complete(request, repository, opened, digest)
             except BaseException:
@@ -55,19 +55,19 @@ class Writing:
 
     def status(self, request: Request, repository: str, identity: str) -> Reply:
         """``GET <upload>``: how far it is."""
-        offset = self._repositories.uploads.offset(identity, repository)
+        offset = self._uploads.offset(identity, repository)
         return Reply(204, _progress(repository, identity, offset))
 
     def append(self, request: Request, repository: str, identity: str) -> Reply:
         """``PATCH <upload>``: a chunk, or the whole as a stream."""
-        with self._repositories.upload(repository, identity, request.interrupt) as opened:
+        with self._uploads.open(identity, repository, request.interrupt) as opened:
             _receive(request, repository, identity, opened)
             return Reply(202, _progress(repository, identity, opened.offset))
 
     def finish(self, request: Request, repository: str, identity: str) -> Reply:
         """``PUT <upload>?digest=``: the last bytes, or all of them, or none."""
         digest = names.digest(request.query.get("digest"))
-        with self._repositories.upload(repository, identity, request.interrupt) as opened:
+        with self._uploads.open(identity, repository, request.interrupt) as opened:
             return self._complete(request, repository, opened, digest, identity)
 
     def _complete(
@@ -80,7 +80,7 @@ class Writing:
 
     def cancel(self, request: Request, repository: str, identity: str) -> Reply:
         """``DELETE <upload>``."""
-        self._repositories.uploads.cancel(identity, repository)
+        self._uploads.cancel(identity, repository)
         return Reply(204)
 
     def _tell_blob(self, action: str, request: Request, repository: str, digest: Digest) -> None:

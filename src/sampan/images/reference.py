@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from sampan.errors import InvalidParameter
 from sampan.storage import digest as digests
@@ -40,6 +41,7 @@ class Reference:
     digest: str = ""
 
     @classmethod
+    @lru_cache(maxsize=256)  # a list of containers asks for the same ones again and again
     def parse(cls, text: str) -> Reference:
         """``text`` with ``latest`` where neither tag nor digest is given (InvalidParameter)."""
         return cls.parse_bare(text).with_default_tag()

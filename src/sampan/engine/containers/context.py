@@ -16,6 +16,7 @@ from sampan.engine.containers import initlayer
 from sampan.engine.containers.record import Container
 from sampan.engine.containers.registry import Registry
 from sampan.engine.containers.watch import Watcher
+from sampan.kernel.spread import spread
 
 if TYPE_CHECKING:
     from sampan.engine.config import EngineConfig
@@ -99,6 +100,8 @@ class Containers:
         self.registry = registry
         self.watcher = Watcher()
         self._states = config.data_root / "containers"
+        self._states.mkdir(exist_ok=True)
+        spread(self._states)
         self._runs = config.exec_root / "containers"
         self._live: dict[str, Live] = {}
         # Filled in by Execs, which stands on this.

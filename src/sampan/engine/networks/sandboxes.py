@@ -13,7 +13,6 @@ import ipaddress
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
@@ -368,7 +367,7 @@ class Sandboxes:
 
     def key(self, item: Sandbox) -> str:
         """The path of the sandbox's network namespace (inspect's SandboxKey)."""
-        return str(Path("/proc") / str(item.pid) / "ns/net") if item.pid else ""
+        return f"/proc/{item.pid}/ns/net" if item.pid else ""
 
 
 def _prefix(network: NetworkRecord) -> str:

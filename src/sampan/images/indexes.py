@@ -82,10 +82,14 @@ class Indexes:
         return self._kept.get(digest, set())
 
     def members(self, digest: Digest) -> list[Member]:
-        """Every manifest of an index, in its order (NotFound)."""
+        """Every manifest of an index, in its order; none of one that was collected since no name stands for it."""
         known = self._members
         if digest not in known:
-            index = documents.parse_index(self._blobs.read(digest, documents.LIMIT))
+            try:
+                index = documents.parse_index(self._blobs.read(digest, documents.LIMIT))
+            except errors.NotFound:
+                self._kept.pop(digest, None)
+                return []
             known[digest] = [self._member(entry) for entry in index.manifests]
         return known[digest]
 
@@ -107,7 +111,8 @@ class Indexes:
 
     def whole(self, digest: Digest) -> bool:
         """Whether everything of an index is here."""
-        return all(self.here(member) for member in self.members(digest))
+        members = self.members(digest)
+        return bool(members) and all(self.here(member) for member in members)
 
     def images(self, digest: Digest) -> list[Digest]:
         """Ids of an index's images that are here, in its order, each once."""
@@ -129,7 +134,7 @@ class Indexes:
         holders = self._holders
         if holders is None:
             holders = {}
-            for digest in self._kept:
+            for digest in list(self._kept):
                 for one in self.images(digest):
                     holders.setdefault(one, set()).add(digest)
             self._holders = holders

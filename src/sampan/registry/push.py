@@ -151,7 +151,7 @@ class _Push:
     # -- images -----------------------------------------------------------------------------------------
 
     def image(self, image: Image, digest: Digest, *, exact: bool = False) -> bytes:
-        """Upload layers and configuration; the manifest to push: the stored one if it can (``exact``: must) stay."""
+        """Upload layers and configuration; the manifest to push, the stored one if it can."""
         raw = self._store.blobs.read(digest, documents.LIMIT)
         manifest = documents.parse_manifest(raw)
         for diff_id in image.diff_ids:

@@ -35,3 +35,26 @@ def test_pid_of_another_container(sampand: Any, busybox: str) -> None:
         assert "1 sleep 611" in [" ".join(line.split()) for line in seen.stdout.splitlines()]
     finally:
         sampand.docker("rm", "-f", "pid-donor")
+
+
+def test_a_joined_container_may_be_renamed(sampand: Any, busybox: str) -> None:
+    """``container:NAME`` is kept as its id, so a later start finds it; when it is gone, the start says so."""
+    sampand.docker("run", "-d", "--name", "donor-a", "--ipc", "shareable", busybox, "sleep", "612")
+    donor = sampand.json("GET", "/containers/donor-a/json")["Id"]
+    try:
+        for kind in ("network", "pid", "ipc"):
+            sampand.docker(
+                "create", "--name", f"joins-{kind}", f"--{kind}", "container:donor-a", busybox, "true"
+            )
+            host = sampand.json("GET", f"/containers/joins-{kind}/json")["HostConfig"]
+            assert f"container:{donor}" in (host["NetworkMode"], host["PidMode"], host["IpcMode"])
+        sampand.docker("rename", "donor-a", "donor-b")
+        for kind in ("network", "pid", "ipc"):
+            sampand.docker("start", "-a", f"joins-{kind}")
+        sampand.docker("rm", "-f", "donor-b")
+        for kind in ("network", "pid", "ipc"):
+            done = sampand.docker("start", f"joins-{kind}", check=False)
+            assert done.returncode == 1 and f"No such container: {donor}" in done.stderr
+    finally:
+        for name in ("donor-a", "donor-b", "joins-network", "joins-pid", "joins-ipc"):
+            sampand.docker("rm", "-f", name, check=False)

@@ -26,6 +26,9 @@ def check_create(config: ContainerConfig, host: HostConfig) -> list[str]:
     """Refuse what dockerd refuses at create (400 unless said otherwise); warnings for the user."""
     check_config(config)
     check_host(host)
+    if host.uts_mode == "host" and (config.hostname or config.domainname):
+        word = "hostname" if config.hostname else "domainname"
+        raise errors.InvalidParameter(f"conflicting options: {word} and the UTS mode")
     check_restart_policy(host.restart_policy, auto_remove=host.auto_remove)
     return check_resources(host) + _security_warnings(host)
 

@@ -95,6 +95,7 @@ def _record(
         state=State(),
         chain=image.layers[-1] if image is not None and image.layers else "",
     )
+    _name_donors_by_id(containers, container.host)
     _set_hostname(containers, container)
     if config.healthcheck and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
         container.health = Health()
@@ -138,6 +139,16 @@ def _check_donors(containers: Containers, host: HostConfig) -> None:
                 containers.get(mode.removeprefix("container:"))
             except errors.NotFound as missing:
                 raise errors.InvalidParameter(missing.message) from None
+
+
+def _name_donors_by_id(containers: Containers, host: HostConfig) -> None:
+    """``container:NAME`` becomes ``container:ID``: that container may get another name."""
+    for field in ("pid_mode", "ipc_mode", "network_mode"):
+        kind, colon, reference = getattr(host, field).partition(":")
+        if kind == "container" and reference:
+            # The start says that one is missing, as Docker does.
+            with contextlib.suppress(errors.NotFound, errors.InvalidParameter):
+                setattr(host, field, f"{kind}{colon}{containers.get(reference).id}")
 
 
 def _resolve_links(containers: Containers, container: Container) -> list[str]:

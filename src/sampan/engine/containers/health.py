@@ -43,14 +43,15 @@ def seconds(nanoseconds: int, default: float) -> float:
     return nanoseconds / 1e9 if nanoseconds else default
 
 
-def start(containers: Containers, container: Container, live: Live) -> None:
-    """Begin checking the container that has just started, or been adopted."""
+def start(containers: Containers, container: Container, live: Live, *, adopted: bool = False) -> None:
+    """Begin checking the container that has just started; one that ran on without engine keeps its verdict."""
     words = command(container)
     if words is None:
         return
     if live.health is not None:
         live.health.cancel()
-    container.health = Health()
+    before = container.health or Health()
+    container.health = before if adopted else Health(log=before.log)
     live.health = asyncio.create_task(
         _check_for_ever(containers, container, words), name=f"health {container.short_id}"
     )
@@ -71,7 +72,7 @@ def mark_stopped(container: Container) -> None:
 
 async def _check_for_ever(containers: Containers, container: Container, words: list[str]) -> None:
     check = container.config.healthcheck or HealthConfig()
-    began = time.monotonic()
+    began = time.monotonic() - max(0, time.time_ns() - container.state.started_ns) / 1e9
     grace = seconds(check.start_period, 0.0)
     while True:
         starting = container.health is not None and container.health.status == "starting"
@@ -102,7 +103,7 @@ async def _probe(
         result.exit_code = await containers.run_probe(container, words, collect, timeout)
     except TimeoutError:
         result.exit_code = -1
-        output[:] = f"Health check exceeded timeout ({timeout:g}s)".encode()
+        output[:0] = _overdue(timeout, said=bool(output)).encode()
     except errors.SampanError as problem:
         result.exit_code = -1
         output[:] = problem.message.encode()
@@ -110,6 +111,13 @@ async def _probe(
     text = output.decode("utf-8", "replace")
     result.output = text if len(text) <= LONGEST_OUTPUT else text[:LONGEST_OUTPUT] + "..."
     return result
+
+
+def _overdue(timeout: float, *, said: bool) -> str:
+    from sampan.build.durations import format_duration
+
+    words = f"Health check exceeded timeout ({format_duration(round(timeout * 1e9))})"
+    return f"{words}: " if said else words
 
 
 async def record(

@@ -102,7 +102,7 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
     state.started_ns = process.started_ns
     containers.registry.save(container)
     live.watcher = asyncio.create_task(lifecycle.watch(containers, container, live))
-    health.start(containers, container, live)
+    health.start(containers, container, live, adopted=True)
 
 
 async def _await_late(containers: Containers, item: takeover.Silent, lost: int) -> bool:

@@ -36,7 +36,10 @@ def _check_arguments(text: str) -> None:
 
 
 async def _run_ps(words: list[str], pids: list[int]) -> dict[str, Any]:
-    status, out, err = await _call(words)
+    status, out, err = await _call([*words, f"-q{','.join(map(str, pids))}"])
+    if status != 0:
+        # Some arguments (a forest) don't go with a choice of processes.
+        status, out, err = await _call(words)
     if status != 0:
         lines = err.decode("utf-8", "replace").splitlines()
         raise errors.SystemFailure(f"ps: {lines[0] if lines else f'exit status {status}'}")
@@ -63,8 +66,12 @@ def _parse(text: str, pids: set[int]) -> dict[str, Any]:
         raise errors.SystemFailure("Couldn't find PID field in ps output")
     column = titles.index("PID")
     processes = []
+    ours = False
     for line in lines[1:]:
         fields = line.split(None, len(titles) - 1)
-        if len(fields) > column and fields[column].isdigit() and int(fields[column]) in pids:
+        pid = fields[column] if len(fields) > column else ""
+        # A thread's line has "-" for the pid and follows its process's.
+        ours = ours if pid == "-" else pid.isdigit() and int(pid) in pids
+        if ours:
             processes.append(fields)
     return {"Titles": titles, "Processes": processes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sampan.build.caret import blamed
 from sampan.errors import InvalidParameter
 
 
@@ -17,18 +18,24 @@ class Span:
     width: int = 1
 
 
-def frame(name: str, lines: list[str], span: Span) -> str:
-    """The code frame of ``span``: up to five numbered lines of ``lines``, a caret under the column."""
+def frame(name: str, lines: list[str], span: Span, message: str = "") -> str:
+    """The code frame of ``span``: up to five numbered lines of ``lines``, a caret under the column, or under
+    what ``message`` names.
+    """
     if not 1 <= span.first <= len(lines):
         return name
     last = min(span.last, span.first + 4, len(lines))
+    if span.column is not None:
+        mark: tuple[int, int, int] | None = (span.first, span.column, max(1, span.width))
+    else:
+        mark = blamed(message, lines, span.first, last) if message else None
     digits = len(str(last))
     out = [f"{name}:{span.first}"]
     for number in range(span.first, last + 1):
         text = lines[number - 1].rstrip("\r\n").expandtabs(1)
         out.append(f"  {number:>{digits}} | {text}")
-        if number == span.first and span.column is not None:
-            out.append(f"  {'':>{digits}} | {' ' * span.column}{'^' * max(1, span.width)}")
+        if mark is not None and mark[0] == number:
+            out.append(f"  {'':>{digits}} | {' ' * mark[1]}{'^' * mark[2]}")
     return "\n".join(out)
 
 
@@ -57,7 +64,7 @@ class DockerfileError(InvalidParameter):
         elif self.span is not None:
             self.message = f"dockerfile parse error on line {self.span.first}: {self.reason}"
         if self.span is not None:
-            self.hint = frame(name, lines, self.span)
+            self.hint = frame(name, lines, self.span, self.reason)
             if self.mended:
                 self.hint += f"\ndid you mean `{self.mended}`?"
         self.args = (self.message,)

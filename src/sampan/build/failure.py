@@ -19,7 +19,7 @@ def located(error: SampanError, file: Dockerfile, span: Span) -> BuildFailed:
     """``error`` as the failure of the instruction at ``span``: its own words, then the code frame."""
     if isinstance(error, BuildFailed) and error.hint.startswith(f"{file.name}:"):
         return error
-    shown = frame(file.name, file.lines, span)
-    hint = f"{shown}\n{error.hint}" if error.hint else shown
     code = error.detail_code if isinstance(error, BuildFailed) else None
+    shown = frame(file.name, file.lines, span, error.message if code is None else "")
+    hint = f"{shown}\n{error.hint}" if error.hint else shown
     return BuildFailed(error.message, hint=hint, detail_code=code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -277,7 +278,7 @@ class Builder:
         try:
             while (event := await queue.get()) is not None:
                 for found in words.feed(event):
-                    if quiet and "aux" not in found:
+                    if quiet and "id" not in found:
                         held.append(found)
                     else:
                         yield found
@@ -344,7 +345,7 @@ class Builder:
         identity = image.stored or image.id
         if self.images.find(identity) is None:
             identity = (await asyncio.to_thread(self.images.add, image.encoded())).id
-        if identity != told:
+        if identity != told and not quiet:
             yield {"aux": {"ID": identity}}
         yield {"stream": f"{identity}\n" if quiet else f"Successfully built {short(identity)}\n"}
         for name in job.names:
@@ -425,4 +426,7 @@ def _warnings(job: Job) -> list[str]:
     unused = job.plan.scope.unused()
     if unused:
         lines.append(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+    frontend = job.file.directives.get("syntax", "")
+    if frontend and not re.match(r"(docker\.io/)?docker/dockerfile(-upstream)?([:@]|$)", frontend):
+        lines.append(f"[Warning] The frontend {frontend} is not run: the file was read as a Dockerfile\n")
     return lines

@@ -235,8 +235,6 @@ def _quietly(shown: _Shown, why: bool, output: buildoutput.Output | None) -> Non
     try:
         for item in receiver.progress():
             said.append(item)
-            if "aux" in item:
-                shown.note(item["aux"])
             last = str(item.get("stream") or last)
             if "error" in item:
                 progress.show([item], 2)
@@ -246,7 +244,8 @@ def _quietly(shown: _Shown, why: bool, output: buildoutput.Output | None) -> Non
     if output is not None and output.files:
         receiver.write(output)
     else:
-        shown.cli.print(last.strip())
+        shown.identifier = last.strip()
+        shown.cli.print(shown.identifier)
 
 
 def _counted(shown: _Shown, pieces: Iterator[bytes]) -> Iterator[bytes]:

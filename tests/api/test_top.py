@@ -1,5 +1,6 @@
 """``docker top``: ps of the host, asked for the container's processes only."""
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -13,7 +14,10 @@ def test_arguments_of_ps(sampand: Any, busybox: str) -> None:
             assert "PID" in found["Titles"]
             return [row[found["Titles"].index("PID") :] for row in found["Processes"]]
 
-        # Only the container's: a parent on the host would be drawn, too.
+        deadline = time.monotonic() + 10
+        while len(rows("-eo pid,comm")) != 2 or rows("-eo pid,comm")[0][-1] != "sleep":
+            assert time.monotonic() < deadline
+        # Only the container's.
         assert [row[-1] for row in rows("-o pid,args --sort args")] == ["sleep 615", "sleep 616"]
         # A forest takes no choice of processes.
         assert rows("axf")[0][-1].endswith("sleep 615")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, PROJECT, busybox_tar
+from tests.conftest import BIN, PROJECT, STOCK_CLI, busybox_tar
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("ip", "openssl", "curl", "unshare", "nsenter"))),
@@ -165,6 +165,13 @@ def test_the_page(machines: tuple[Machine, Machine]) -> None:
             "sampan logout registry.example:5000; sampan rm -f hello; sampan rmi registry.example:5000/hello:1.0"
         )
         assert "denied" in second.sh(refused)
+        if STOCK_CLI is None:
+            return
+        docker = [block.replace("sampan ", "docker ") for block in (*blocks("builder"), *blocks("runner"))]
+        assert "digest: sha256:" in first.sh(docker[0])  # as the page says, with the stock client
+        for block in docker[1:]:
+            said = second.sh(block)
+        assert said.rstrip().endswith("Hello from afar")
     finally:
         if registry:
             with contextlib.suppress(ProcessLookupError):

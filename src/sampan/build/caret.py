@@ -9,9 +9,9 @@ _QUOTED = re.compile(r"'([^']+)'|\"([^\"]+)\"|`([^`]+)`")
 _OURS = frozenset(
     re.findall(
         r"\S+",
-        "a an and are as be build by can't command context copy excluded failed file for format found from in invalid "
-        "is it key mode must name no not of on one only option or parse path secret should source stage stat such that "
-        "the to type unknown used user value with",
+        "a an and are as be build by can't command context copy excluded failed file for format found "
+        "from in invalid is it key mode must name no not of on one only option or parse path secret "
+        "should source stage stat such that the to type unknown used user value with",
     )
 )
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,47 @@ from sampan.engine.containers.logfiles import LogFiles
 from sampan.engine.containers.logs import LogOptions, read
 from sampan.engine.containers.timestamps import parse_rfc3339, rfc3339
 from sampan.engine.containers.watch import Watcher
+from sampan.runtime.logwriter import open_log
 
 
 def record(text: str, second: int = 0, stream: str = "stdout") -> bytes:
     stamp = rfc3339(1_700_000_000_000_000_000 + second * 1_000_000_000)
     return json.dumps({"log": text, "stream": stream, "time": stamp}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_following_a_busy_writer_through_rotation(tmp_path: Path, compress: bool) -> None:
+    path = tmp_path / "x.log"
+    log = open_log(
+        {"driver": "json-file", "path": str(path), "max_size": 2_000, "max_file": 99, "compress": compress}
+    )
+    log.write(1, b"0\n", 1)
+
+    async def work() -> bytes:
+        watcher, over = Watcher(), asyncio.Event()
+        found = b""
+
+        async def follow() -> None:
+            nonlocal found
+            async for chunk in read(
+                path, LogOptions(follow=True), tty=True, watcher=watcher, ended=over.wait
+            ):
+                found += chunk
+
+        def print_lines() -> None:
+            for number in range(1, 900, 3):
+                log.write(1, b"%d\n%d\n%d\n" % (number, number + 1, number + 2), number + 1)
+                time.sleep(0.001)
+            log.close(1)
+
+        task = asyncio.create_task(follow())
+        await asyncio.to_thread(print_lines)
+        over.set()
+        await asyncio.wait_for(task, 10)
+        watcher.close()
+        return found
+
+    assert asyncio.run(work()) == b"".join(b"%d\n" % number for number in range(901))
 
 
 async def collect(path: Path, options: LogOptions, tty: bool = True) -> bytes:

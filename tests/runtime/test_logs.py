@@ -142,11 +142,10 @@ def test_long_lines_are_split_between_characters(tmp_path: Path) -> None:
     assert [part.endswith("\n") for part in parts] == [False, True, True]
 
 
-@pytest.mark.parametrize("driver", ["json-file", "local"])
 @pytest.mark.parametrize("compress", [False, True])
-def test_rotation(tmp_path: Path, driver: str, compress: bool) -> None:
+def test_rotation(tmp_path: Path, compress: bool) -> None:
     path = tmp_path / "log"
-    log = open_log(options(path, driver=driver, max_size=10_000, max_file=3, compress=compress))
+    log = open_log(options(path, max_size=10_000, max_file=3, compress=compress))
     for number in range(40):
         log.write(1, b"".join(b"line %d.%d\n" % (number, i) for i in range(20)), _NOW)
     log.close(_NOW)

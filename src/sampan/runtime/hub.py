@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Wants = tuple[bool, bool, bool]
 
 _LARGE_PIPE = 1 << 20  # bytes; the most that needs no privilege
-_LARGE_CHUNK = 1 << 18
+_LARGE_CHUNK = 1 << 17  # twice that makes records that are out of the processor's cache
 _KEPT = 4 << 20
 _REST = 5.0  # seconds without large pieces after which memory is given back
 _IDLE_FLUSH = 1.0  # seconds after which an unfinished line is logged as it is

@@ -1,4 +1,4 @@
-"""Log record formats: Docker's json-file lines, written in batches.
+"""Log records of driver json-file: Docker's lines, written in batches.
 
 One record is ``{"log":"text\\n","stream":"stdout","attrs":{…},"time":"RFC 3339 with nanoseconds"}`` and a
 newline. A record whose text lacks the final newline is part of a longer line (over 16 KiB, or flushed while
@@ -14,15 +14,15 @@ HEAD = b'{"log":"'
 
 _STREAMS = {1: b"stdout", 2: b"stderr"}
 # As dockerd's own encoder of logs has it: a tab is \u0009, what HTML may take for markup is escaped too.
-_ESCAPES = (
-    (b"\\", b"\\\\"),
+_FIRST = ((b"\\", b"\\\\"), (b"\0", b"\\u0000"))
+_THEN = (
     (b'"', b'\\"'),
     (b"\r", b"\\r"),
-    *((bytes((code,)), b"\\u%04x" % code) for code in (*range(10), 11, 12, *range(14, 32), *b"<>&")),
+    *((bytes((code,)), b"\\u%04x" % code) for code in (*range(1, 10), 11, 12, *range(14, 32), *b"<>&")),
 )
 _SEPARATORS = (("\u2028".encode(), b"\\u2028"), ("\u2029".encode(), b"\\u2029"))
 # Attributes go through Go's own encoder.
-_ATTRIBUTE_ESCAPES = (_ESCAPES[0], (b"\t", b"\\t"), (b"\n", b"\\n"), *_ESCAPES[1:])
+_ATTRIBUTES_THEN = ((b"\t", b"\\t"), (b"\n", b"\\n"), *_THEN)
 
 
 def timestamp(nanoseconds: int) -> bytes:
@@ -34,30 +34,31 @@ def timestamp(nanoseconds: int) -> bytes:
     return text.encode() + b"Z"
 
 
-def escape(text: bytes, escapes: tuple[tuple[bytes, bytes], ...] = _ESCAPES) -> bytes:
+def escape(text: bytes, escapes: tuple[tuple[bytes, bytes], ...] = _THEN) -> bytes:
     """``text`` as the inside of a JSON string, newlines kept; each byte that is no UTF-8 becomes U+FFFD."""
-    for raw, escaped in escapes:
-        if raw in text:  # much faster than any single pass over all bytes
-            text = text.replace(raw, escaped)
-    return text if text.isascii() else _beyond_ascii(text)
-
-
-def _beyond_ascii(text: bytes) -> bytes:
+    if text.isascii():
+        return _replaced(text, _FIRST + escapes)
     try:
         text.decode("utf-8")
     except UnicodeDecodeError:
-        text = _with_replacements(text)
-    for raw, escaped in _SEPARATORS:
-        if raw in text:
+        return _replaced_broken(text, escapes)
+    return _replaced(text, _FIRST + escapes + _SEPARATORS)
+
+
+def _replaced_broken(text: bytes, escapes: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """:func:`escape` for what is no UTF-8; in an order in which every step has little to go through."""
+    # The codec's mark for a byte that is no UTF-8 is "?": the question marks are NUL meanwhile.
+    characters = _replaced(text, _FIRST).replace(b"?", b"\0").decode("utf-8", "surrogateescape")
+    separators = _SEPARATORS if "\u2028" in characters or "\u2029" in characters else ()
+    text = _replaced(characters.encode("utf-8", "replace"), escapes + separators)
+    return text.replace(b"?", b"\\ufffd").replace(b"\0", b"?")
+
+
+def _replaced(text: bytes, escapes: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    for raw, escaped in escapes:
+        if raw in text:  # much faster than any single pass over all bytes
             text = text.replace(raw, escaped)
     return text
-
-
-def _with_replacements(text: bytes) -> bytes:
-    """``text``, escaped already but for its bytes that are no UTF-8, with ``\\ufffd`` for each of those."""
-    # The codec's own mark is "?", hence the question marks are NUL meanwhile: that has been escaped.
-    marked = text.replace(b"?", b"\0").decode("utf-8", "surrogateescape").encode("utf-8", "replace")
-    return marked.replace(b"?", b"\\ufffd").replace(b"\0", b"?")
 
 
 def json_attributes(attributes: dict[str, str]) -> bytes:
@@ -66,7 +67,7 @@ def json_attributes(attributes: dict[str, str]) -> bytes:
         return b""
     members = []
     for key, value in sorted(attributes.items()):
-        pair = [escape(part.encode("utf-8", "replace"), _ATTRIBUTE_ESCAPES) for part in (key, value)]
+        pair = [escape(part.encode("utf-8", "replace"), _ATTRIBUTES_THEN) for part in (key, value)]
         members.append(b'"%b":"%b"' % tuple(pair))
     return b'"attrs":{' + b",".join(members) + b"},"
 
@@ -82,6 +83,11 @@ def json_records(text: bytes, stream: int, attributes: bytes, stamp: bytes) -> l
     if text.endswith(b"\n"):
         return [HEAD, memoryview(body)[: -len(HEAD)]]
     return [HEAD, body, end]
+
+
+def fitting(records: bytes, room: int) -> int:
+    """Bytes of whole records at the beginning that fit into ``room``; those of the first if it is negative."""
+    return (records.find(b"\n") if room < 0 else records.rfind(b"\n", 0, room)) + 1
 
 
 def pieces(data: bytes) -> tuple[list[bytes], bytes]:

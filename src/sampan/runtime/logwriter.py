@@ -1,8 +1,7 @@
 """Log drivers of a monitor: what a container prints, on its way to a file.
 
-``json-file`` and ``local`` write the same records; they differ in their defaults (``local`` rotates at 20 MB,
-keeps five files and compresses them), which are in the launch plan. Docker's own ``local`` has a private
-binary format that only its daemon reads.
+``json-file`` and ``local`` cut the same lines into records (:mod:`sampan.runtime.logformat`,
+:mod:`sampan.runtime.locallog`); how files rotate is in the launch plan.
 
 ``write(stream, data, now)`` takes any bytes, ``flush(now)`` writes unfinished lines as partial records,
 ``close(now)`` ends. Import-light.
@@ -14,10 +13,11 @@ import _thread
 import os
 import zlib
 
-from sampan.runtime import logformat, logpipe
+from sampan.runtime import locallog, logformat, logpipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     class Log(Protocol):
@@ -34,12 +34,16 @@ def open_log(options: dict[str, Any] | None) -> Log:
     """The log of a launch plan's ``log`` entry. Raises OSError; ValueError for an unknown driver."""
     if not options or options["driver"] == "none":
         return NoLog()
-    if options["driver"] in ("json-file", "local"):
-        file = RotatingFile(options["path"], options["max_size"], options["max_file"], options["compress"])
-        return JsonFile(file, options.get("attrs") or {})
+    if options["driver"] == "json-file":
+        return JsonFile(RotatingFile(options, logformat.fitting), options.get("attrs") or {})
+    if options["driver"] == "local":
+        return LocalFile(RotatingFile(options, locallog.fitting), options.get("attrs") or {})
     if options["driver"] == "pipe":
         return logpipe.PipedLog(options, open_log(options["file"]))
     raise ValueError(f"unknown log driver {options['driver']}")
+
+
+_LEVEL = 1  # of compression: a container that prints much waits for it, and three times as long at 6
 
 
 class NoLog:
@@ -59,12 +63,11 @@ class NoLog:
         """Nothing to do."""
 
 
-class JsonFile:
-    """Driver ``json-file``: see :mod:`sampan.runtime.logformat`."""
+class _Lines:
+    """Cuts what comes into whole lines and parts of long ones, and lets unfinished ones wait."""
 
-    def __init__(self, file: RotatingFile, attributes: dict[str, str]) -> None:
+    def __init__(self, file: RotatingFile) -> None:
         self._file = file
-        self._attributes = logformat.json_attributes(attributes)
         self._rest = {1: b"", 2: b""}
 
     def write(self, stream: int, data: bytes, now: int) -> None:
@@ -72,9 +75,7 @@ class JsonFile:
         rest = self._rest[stream]
         texts, self._rest[stream] = logformat.pieces(rest + data if rest else data)
         if texts:
-            stamp = logformat.timestamp(now)
-            for text in texts:
-                self._file.write(logformat.json_records(text, stream, self._attributes, stamp))
+            self._keep(texts, stream, now)
 
     def pending(self) -> bool:
         """Whether an unfinished line waits."""
@@ -82,10 +83,9 @@ class JsonFile:
 
     def flush(self, now: int) -> None:
         """Write unfinished lines as partial records."""
-        stamp = logformat.timestamp(now)
         for stream, rest in self._rest.items():
             if rest:
-                self._file.write(logformat.json_records(rest, stream, self._attributes, stamp))
+                self._keep([rest], stream, now)
                 self._rest[stream] = b""
 
     def close(self, now: int) -> None:
@@ -93,20 +93,53 @@ class JsonFile:
         self.flush(now)
         self._file.close()
 
+    def _keep(self, texts: list[bytes], stream: int, now: int) -> None:
+        raise NotImplementedError
+
+
+class JsonFile(_Lines):
+    """Driver ``json-file``: see :mod:`sampan.runtime.logformat`."""
+
+    def __init__(self, file: RotatingFile, attributes: dict[str, str]) -> None:
+        super().__init__(file)
+        self._attributes = logformat.json_attributes(attributes)
+
+    def _keep(self, texts: list[bytes], stream: int, now: int) -> None:
+        stamp = logformat.timestamp(now)
+        for text in texts:
+            self._file.write(logformat.json_records(text, stream, self._attributes, stamp))
+
+
+class LocalFile(_Lines):
+    """Driver ``local``: see :mod:`sampan.runtime.locallog`."""
+
+    def __init__(self, file: RotatingFile, attributes: dict[str, str]) -> None:
+        super().__init__(file)
+        file.begin_anew_unless(locallog.FIRST_BYTE)
+        noted = locallog.attributes(attributes)
+        self._encoders = {stream: locallog.Encoder(stream, noted) for stream in self._rest}
+
+    def _keep(self, texts: list[bytes], stream: int, now: int) -> None:
+        for text in texts:
+            self._file.write([self._encoders[stream].records(text, now)])
+
 
 class RotatingFile:
     """An append-only file, renamed to ``path.1`` (then ``.2`` …) when ``max_size`` bytes are reached.
 
     ``max_size`` -1 means no limit; ``max_file`` counts the current one, with 1 it is emptied instead.
-    With ``compress`` the renamed ones are gzipped (``path.1.gz``) by a thread. Records (ending in a newline)
-    stay whole. A disk that is full loses records, never blocks the container.
+    With ``compress`` the renamed ones are gzipped (``path.1.gz``) by a thread. Records stay whole:
+    ``fitting(records, room)`` is how many bytes of whole ones fit into ``room``, of one at least if that is
+    negative. A disk that is full loses records, never blocks the container.
     """
 
-    def __init__(self, path: str, max_size: int, max_file: int, compress: bool) -> None:
-        self._path = path
-        self._max_size = max_size
-        self._max_file = max(max_file, 1)
-        self._suffix = ".gz" if compress else ""
+    def __init__(self, options: dict[str, Any], fitting: Callable[[bytes, int], int]) -> None:
+        """``options``: ``path``, ``max_size``, ``max_file``, ``compress``."""
+        self._path: str = options["path"]
+        self._max_size: int = options["max_size"]
+        self._max_file: int = max(options["max_file"], 1)
+        self._suffix = ".gz" if options["compress"] else ""
+        self._fitting = fitting
         self._compressing = _thread.allocate_lock()
         self._open(0)
 
@@ -117,16 +150,25 @@ class RotatingFile:
             return
         records = b"".join(parts)
         while 0 < self._max_size < self._size + len(records):
-            room = max(self._max_size - self._size, 0)
-            cut = records.rfind(b"\n", 0, room) + 1
+            cut = self._fitting(records, max(self._max_size - self._size, 0))
             if not cut and not self._size:  # a single record larger than the limit
-                cut = records.find(b"\n") + 1
+                cut = self._fitting(records, -1)
             self._append([records[:cut]])
             records = records[cut:]
             if not records:
                 return
             self._rotate()
         self._append([records])
+
+    def begin_anew_unless(self, first: bytes) -> None:
+        """Rotate a file that begins otherwise: earlier versions wrote json-file records."""
+        if not self._size:
+            return
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        other = os.read(fd, len(first)) != first
+        os.close(fd)
+        if other:
+            self._rotate()
 
     def close(self) -> None:
         """Close the file and wait for a compression that runs."""
@@ -141,6 +183,7 @@ class RotatingFile:
 
     def _append(self, parts: list[bytes | memoryview]) -> None:
         left = sum(map(len, parts))
+        before = self._size
         try:
             while left:
                 written = os.writev(self._fd, parts)
@@ -148,8 +191,16 @@ class RotatingFile:
                 left -= written
                 if left:
                     parts = [memoryview(b"".join(parts))[written:]]
+        except OSError:  # no space, quota, I/O error: the container goes on
+            self._take_back(before)
+
+    def _take_back(self, size: int) -> None:
+        """Records that are there half would be in the way of those that come later."""
+        try:
+            os.ftruncate(self._fd, size)
+            self._size = size
         except OSError:
-            return  # no space, quota, I/O error: the container goes on
+            return
 
     def _rotate(self) -> None:
         os.close(self._fd)
@@ -189,15 +240,20 @@ def _rename(old: str, new: str) -> None:
 
 
 def _gzip(source: str, target: str) -> None:
-    """Compress ``source`` into ``target`` (RFC 1952), by way of a temporary name."""
+    """Compress ``source`` into ``target`` (RFC 1952), by way of a temporary name.
+
+    It keeps its time: a reader that has the source open knows by that where to go on.
+    """
     part = target + ".tmp"
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     writer = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
     try:
         while chunk := os.read(reader, 1 << 18):
             _write_all(writer, packer.compress(chunk))
         _write_all(writer, packer.flush())
+        changed = os.fstat(reader).st_mtime_ns
+        os.utime(writer, ns=(changed, changed))
     finally:
         os.close(reader)
         os.close(writer)

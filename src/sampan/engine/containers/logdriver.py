@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _MODE = frozenset(("mode", "max-buffer-size"))
 _CACHE = frozenset(("cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"))
 OPTIONS = {
     "json-file": _FILE | _MODE | frozenset(logremote.CHOICE),
-    "local": _FILE | _MODE,
+    "local": _FILE | _MODE | frozenset(logremote.CHOICE),
     "none": _MODE,
     **{kind: names | _MODE | _CACHE for kind, names in logremote.OPTIONS.items()},
 }
@@ -50,18 +51,24 @@ def check(kind: str, options: dict[str, str]) -> None:
         try:
             size(options["max-buffer-size"])
         except ValueError as problem:
-            raise errors.InvalidParameter(
-                f"logger: error parsing option max-buffer-size: {problem}"
-            ) from None
+            raise errors.InvalidParameter(f"error parsing option max-buffer-size: {problem}") from None
     for name in options:
         if name not in OPTIONS[kind]:
-            raise errors.InvalidParameter(f"unknown log opt '{name}' for {kind} log driver")
+            driver = "log driver local" if kind == "local" else f"{kind} log driver"
+            raise errors.InvalidParameter(f"unknown log opt '{name}' for {driver}")
     logremote.check(kind, options)
 
 
 def size(text: str) -> int:
     """Bytes of ``10m`` and the like, -1 for no bound. ValueError "invalid size: 'x'"."""
     return -1 if text == "-1" else parse_size(text)
+
+
+def whole_number(text: str) -> int:
+    """A number as Go reads it. ValueError in its words."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    return int(text)
 
 
 def truth(text: str) -> bool:
@@ -95,27 +102,26 @@ def plan(container: Container, path: Path) -> dict[str, Any] | None:
     try:
         if kind in logremote.OPTIONS:
             return _piped(kind, options, container, path)
-        return _file(kind, options, path) | {"attrs": attributes(container, options)}
-    except (ValueError, re.error) as problem:
+        file = _json_file(options, path) if kind == "json-file" else _local(options, path)
+        return file | {"attrs": attributes(container, options)}
+    except ValueError as problem:
         raise errors.SystemFailure(
             f"failed to create task for container: failed to initialize logging driver: {problem}"
         ) from None
 
 
-def _file(kind: str, options: dict[str, str], path: Path, prefix: str = "") -> dict[str, Any]:
-    """The bounded file; ``prefix`` is that of its options' names."""
-    largest, most = options.get(f"{prefix}max-size"), options.get(f"{prefix}max-file")
+def _json_file(options: dict[str, str], path: Path) -> dict[str, Any]:
+    """The plan of driver json-file. ValueError in Docker's words."""
+    largest, most = options.get("max-size"), options.get("max-file")
     bound = DEFAULT_SIZE if largest is None else size(largest)
     if bound == 0:
         raise ValueError("max-size must be a positive number")
-    # With a size of the user's json-file has one file unless told otherwise.
-    files = (
-        (1 if largest is not None and kind == "json-file" else DEFAULT_FILES) if most is None else int(most)
-    )
+    # With a size of the user's there is one file unless told otherwise.
+    files = (DEFAULT_FILES if largest is None else 1) if most is None else whole_number(most)
     if files < 1:
         raise ValueError("max-file cannot be less than 1")
-    compress = truth(options.get(f"{prefix}compress", "false"))
-    if compress and (files < 2 or bound < 0) and kind == "json-file":
+    compress = truth(options.get("compress", "false"))
+    if compress and (files < 2 or bound < 0):
         raise ValueError("compress cannot be true when max-file is less than 2 or max-size is not set")
     return {
         "driver": "json-file",
@@ -126,13 +132,40 @@ def _file(kind: str, options: dict[str, str], path: Path, prefix: str = "") -> d
     }
 
 
+def _local(options: dict[str, str], path: Path, prefix: str = "") -> dict[str, Any]:
+    """The plan of driver local; ``prefix`` is that of its options' names. ValueError in Docker's words."""
+    bound = _value(options, prefix, "max-size", size, DEFAULT_SIZE)
+    files = _value(options, prefix, "max-file", whole_number, DEFAULT_FILES)
+    try:
+        compress = truth(options.get(f"{prefix}compress", "true"))
+    except ValueError as problem:
+        raise ValueError(f"error reading compress log option: {problem}") from None
+    if bound == 0:
+        raise ValueError("max size should be a positive number")
+    if files < 0:
+        raise ValueError("max file count cannot be less than 0")
+    if compress and files < 2:
+        raise ValueError("compression cannot be enabled when max file count is 1")
+    return {"driver": "local", "path": str(path), "max_size": bound, "max_file": files, "compress": compress}
+
+
+def _value(
+    options: dict[str, str], prefix: str, name: str, parse: Callable[[str], int], otherwise: int
+) -> int:
+    text = options.get(prefix + name)
+    try:
+        return otherwise if text is None else parse(text)
+    except ValueError as problem:
+        raise ValueError(f"invalid value for {name}: {text}: {problem}") from None
+
+
 def _piped(kind: str, options: dict[str, str], container: Container, path: Path) -> dict[str, Any]:
     """A helper that ships lines, with a file beside it that ``docker logs`` reads."""
     tag = expand_tag(options.get("tag") or "{{.ID}}", container)
     noted = attributes(container, {name: text for name, text in options.items() if name != "tag"})
     file: dict[str, Any] = {"driver": "none"}
     if not truth(options.get("cache-disabled", "false")):
-        file = _file("local", options, path, "cache-") | {"attrs": noted}
+        file = _local(options, path, "cache-") | {"attrs": noted}
     return {
         "driver": "pipe",
         "command": logremote.helper(kind, options, container, tag, noted),
@@ -143,7 +176,7 @@ def _piped(kind: str, options: dict[str, str], container: Container, path: Path)
 
 
 def attributes(container: Container, options: dict[str, str]) -> dict[str, str]:
-    """Labels and variables that the options ask to note with each line. ValueError, re.error."""
+    """Labels and variables that the options ask to note with each line. ValueError."""
     labels = container.config.labels or {}
     env = dict(entry.partition("=")[::2] for entry in container.config.env or ())
     found = _chosen(labels, options.get("labels", ""), options.get("labels-regex", ""))
@@ -155,7 +188,10 @@ def attributes(container: Container, options: dict[str, str]) -> dict[str, str]:
 
 def _chosen(values: dict[str, str], names: str, pattern: str) -> dict[str, str]:
     wanted = {name.strip() for name in names.split(",") if name.strip()}
-    expression = re.compile(pattern) if pattern else None
+    try:
+        expression = re.compile(pattern) if pattern else None
+    except re.error as problem:
+        raise ValueError(f"error parsing regexp: {problem}: `{pattern}`") from None
     return {
         key: value
         for key, value in values.items()
@@ -184,10 +220,12 @@ def expand_tag(template: str, container: Container) -> str:
 
     def fact(match: re.Match[str]) -> str:
         if match.group(1) not in facts:
-            raise ValueError(f"template: log-tag: can't evaluate {match.group(0)}")
+            name = match.group(1)
+            where = f'template: log-tag:1:{match.start() + 2}: executing "log-tag" at <.{name}>'
+            raise ValueError(f"{where}: can't evaluate field {name} in type *logger.Info")
         return facts[match.group(1)]
 
     text = re.sub(r"\{\{-?\s*\.?(.*?)\s*-?\}\}", fact, template)
     if "{{" in text:
-        raise ValueError(f"template: log-tag: unclosed action in {template}")
+        raise ValueError("template: log-tag:1: unclosed action")
     return text

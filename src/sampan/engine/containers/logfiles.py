@@ -1,4 +1,4 @@
-"""The files of one container's json-file log: finding rotated ones, reading backwards, following.
+"""The files of one container's log (json-file or local): finding rotated ones, reading backwards, following.
 
 Everything here blocks and runs in a thread; nothing decodes lines. Rotated files are ``path.1`` (newest) to
 ``path.N``, ``.gz`` when compressed.
@@ -14,37 +14,52 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from sampan.engine.containers import loglocal
+
 BLOCK = 1 << 20
 
 
-def rotated(path: Path) -> list[Path]:
-    """The older files of ``path``, newest first."""
-    found = []
-    for number in range(1, 10_000):
-        plain = path.with_name(f"{path.name}.{number}")
-        packed = plain.with_name(plain.name + ".gz")
-        if plain.exists():
-            found.append(plain)
-        elif packed.exists():
-            found.append(packed)
-        else:
-            break
-    return found
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """The files of ``path`` from the newest on, open, each with its state; also while the writer rotates."""
+    seen = set()
+    for number in range(10_000):
+        plain = path.with_name(f"{path.name}.{number}") if number else path
+        try:
+            file, state = _open_any(plain)
+        except FileNotFoundError:
+            if number:
+                return
+            continue
+        if state.st_ino in seen:
+            file.close()  # its name changed meanwhile
+            continue
+        seen.add(state.st_ino)
+        yield file, state
 
 
-def open_any(path: Path) -> BinaryIO:
+def _open_any(plain: Path) -> tuple[BinaryIO, os.stat_result]:
     """Open a log file for seeking reads; a compressed one is unpacked into an unnamed file first."""
-    if path.suffix != ".gz":
-        return open(path, "rb", buffering=0)
+    try:
+        file = open(plain, "rb", buffering=0)
+        return file, os.fstat(file.fileno())
+    except FileNotFoundError:
+        with open(plain.with_name(plain.name + ".gz"), "rb") as packed:
+            return _unpacked(packed), os.fstat(packed.fileno())
+
+
+def _unpacked(packed: BinaryIO) -> BinaryIO:
     unpacked = tempfile.TemporaryFile()
-    with gzip.open(path, "rb") as packed:
-        shutil.copyfileobj(packed, unpacked, BLOCK)
+    with gzip.open(packed, "rb") as content:
+        shutil.copyfileobj(content, unpacked, BLOCK)
     unpacked.seek(0)
     return unpacked
 
 
 def offset_of_last(file: BinaryIO, count: int) -> tuple[int, int]:
-    """Where the last ``count`` lines begin and how many there were: ``(offset, found)``; reads backwards."""
+    """Where the last ``count`` records begin and how many there were: ``(offset, found)``; reads backwards."""
+    file.seek(0)
+    if loglocal.begins(file.read(8)):
+        return loglocal.offset_of_last(file, count)
     position = file.seek(0, os.SEEK_END)
     found = 0
     # A file's last newline ends the last line; it doesn't begin one more.
@@ -78,11 +93,7 @@ class LogFiles:
 
     def _open(self, tail: int | None) -> None:
         wanted = tail
-        for path in [self._path, *rotated(self._path)]:
-            try:
-                file = open_any(path)
-            except FileNotFoundError:
-                continue
+        for file, _ in _opened(self._path):
             self._files.insert(0, file)
             if wanted is None:
                 continue
@@ -93,7 +104,7 @@ class LogFiles:
                 break
 
     def read(self) -> bytes:
-        """The next complete lines, about 1 MiB of them; empty at the end (for now, when following)."""
+        """The next whole records of one format, about 1 MiB of them; empty at the end (for now, when following)."""
         while True:
             if self._current is None:
                 if not self._files:
@@ -102,7 +113,7 @@ class LogFiles:
             block = self._current.read(BLOCK)
             if block:
                 data = self._rest + block if self._rest else block
-                cut = data.rfind(b"\n") + 1
+                cut = loglocal.whole(data) if loglocal.begins(data) else data.rfind(b"\n") + 1
                 self._rest = data[cut:]
                 if cut:
                     return data[:cut]
@@ -115,39 +126,49 @@ class LogFiles:
         assert self._current is not None
         self._current.close()
         self._current = file
+        if loglocal.begins(self._rest):
+            self._rest = b""  # torn, and would hide a record
 
     def follow(self) -> bool:
         """After the end: change over to the next file if the writer rotated. True when more is there."""
         if self._current is None:
-            self._files = list(self._newer(None))
+            self._files = self._newer(None)
             return bool(self._files)
         mine = os.fstat(self._current.fileno())
         if mine.st_size > self._current.tell():
             return True
-        newer = list(self._newer(mine))
+        newer = self._newer(mine)
         if not newer:
             return False
         # Between the last read and the rename the writer may have added lines to the file that we hold.
         if os.fstat(self._current.fileno()).st_size > self._current.tell():
+            for file in newer:
+                file.close()
             return True
         self._files = newer
         return True
 
-    def _newer(self, mine: os.stat_result | None) -> Iterator[BinaryIO]:
+    def _newer(self, mine: os.stat_result | None) -> list[BinaryIO]:
         """The files younger than ours, oldest first; when ours was deleted, all that are left."""
         files: list[BinaryIO] = []
-        for path in [self._path, *rotated(self._path)]:
-            try:
-                state = path.stat()
-                if mine and (state.st_ino, state.st_dev) == (mine.st_ino, mine.st_dev):
-                    break
-                files.insert(0, open_any(path))
-            except FileNotFoundError:
-                continue
-        yield from files
+        for file, state in _opened(self._path):
+            if mine and (_same(state, mine) or _packed_from(mine, state, file)):
+                file.close()
+                break
+            files.insert(0, file)
+        return files
 
     def close(self) -> None:
         """Close all files."""
         for file in [*self._files, *([self._current] if self._current else [])]:
             file.close()
         self._files, self._current = [], None
+
+
+def _same(one: os.stat_result, other: os.stat_result) -> bool:
+    return (one.st_ino, one.st_dev) == (other.st_ino, other.st_dev)
+
+
+def _packed_from(mine: os.stat_result, packed: os.stat_result, content: BinaryIO) -> bool:
+    """Whether a compressed file has what ours has: the writer gives it the same time."""
+    return packed.st_mtime_ns == mine.st_mtime_ns and os.fstat(content.fileno()).st_size == mine.st_size

@@ -7,7 +7,7 @@ run is joined to one string and decoded at once; other records are left to be de
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -25,11 +25,12 @@ _STEP = 32 * 1024
 
 @dataclass(slots=True)
 class Run:
-    """Lines of one stream with one time; ``text`` ends with a newline."""
+    """Lines of one stream with one time; ``text`` lacks its last newline when that line goes on later."""
 
     stream: str
-    time: str
+    time: str | int  # RFC 3339, or ns since 1970
     text: bytes
+    attrs: dict[str, str] = field(default_factory=dict)
 
 
 def split(block: bytes) -> Iterator[Run | bytes]:

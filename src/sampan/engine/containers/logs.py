@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
@@ -13,11 +13,11 @@ from urllib.parse import quote_plus
 import msgspec
 
 from sampan import errors
-from sampan.engine.containers import logdriver, logruns
+from sampan.engine.containers import logdriver, loglocal, logruns
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.logfiles import LogFiles
 from sampan.engine.containers.record import Container
-from sampan.engine.containers.timestamps import parse_rfc3339
+from sampan.engine.containers.timestamps import parse_rfc3339, rfc3339
 from sampan.engine.containers.watch import Watcher
 
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -67,7 +67,7 @@ class Formatter:
     def format(self, block: bytes) -> bytes:
         """The output for a block of complete records. Sets ``finished`` once ``until`` has passed."""
         out: list[bytes] = []
-        for part in [block] if self._options.details else logruns.split(block):
+        for part in self._parts(block):
             if isinstance(part, bytes):
                 self._add_lines(self._records(part), out)
             else:
@@ -75,6 +75,11 @@ class Formatter:
             if self.finished:
                 break
         return b"".join(out)
+
+    def _parts(self, block: bytes) -> Iterable[logruns.Run | bytes]:
+        if loglocal.begins(block):
+            return loglocal.runs(block)
+        return [block] if self._options.details else logruns.split(block)
 
     def _add_lines(self, lines: list[Line], out: list[bytes]) -> None:
         if self._options.since_ns or self._options.until_ns:
@@ -87,7 +92,7 @@ class Formatter:
                 continue
             data = line.log.encode("utf-8", "surrogatepass")
             if decorated:
-                data = self._prefix(line) + data
+                data = self._prefix(line.stream, line.time, line.attrs, ended=data.endswith(b"\n")) + data
             if line.stream not in gathered:
                 self._add(gathered, out)
                 gathered = {line.stream: []}
@@ -110,12 +115,13 @@ class Formatter:
         if not self._is_within(run.time) or run.stream not in self._wanted:
             return
         text = run.text
-        if self._options.timestamps:
-            prefix = f"{_nine_digits(run.time)} ".encode()
-            first = b"" if self._open_line.get(run.stream) else prefix
-            text = first + text[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
-            self._open_line[run.stream] = False
-        if self._tty or self._options.merge:
+        if self._options.timestamps or self._options.details:
+            first = self._prefix(run.stream, run.time, run.attrs, ended=text.endswith(b"\n"))
+            if b"\n" in text[:-1]:
+                prefix = self._decoration(run.time, run.attrs)
+                text = text[:-1].replace(b"\n", b"\n" + prefix) + text[-1:]
+            text = first + text
+        if self._tty or self._options.merge or b"\n" not in text[:-1]:
             self._add({run.stream: [text]}, out)
             return
         number, pack = _STREAMS[run.stream], _HEAD.pack
@@ -159,31 +165,33 @@ class Formatter:
                 chosen.append(line)
         return chosen
 
-    def _is_within(self, stamp: str) -> bool:
+    def _is_within(self, stamp: str | int) -> bool:
         """Whether a time is between ``since`` and ``until``; ``finished`` when it is after that."""
         if not self._options.since_ns and not self._options.until_ns:
             return True
-        when = parse_rfc3339(stamp)
+        when = stamp if isinstance(stamp, int) else parse_rfc3339(stamp)
         self.finished = bool(self._options.until_ns) and when > self._options.until_ns
         return when >= self._options.since_ns and not self.finished
 
-    def _prefix(self, line: Line) -> bytes:
+    def _prefix(self, stream: str, stamp: str | int, attrs: dict[str, str], *, ended: bool) -> bytes:
         """Time and details, only where a line begins: never in the middle of one over 16 KiB."""
-        going_on = self._open_line.get(line.stream, False)
-        self._open_line[line.stream] = not line.log.endswith("\n")
-        if going_on:
-            return b""
+        going_on = self._open_line.get(stream, False)
+        self._open_line[stream] = not ended
+        return b"" if going_on else self._decoration(stamp, attrs)
+
+    def _decoration(self, stamp: str | int, attrs: dict[str, str]) -> bytes:
         prefix = ""
         if self._options.timestamps:
-            prefix = f"{_nine_digits(line.time)} "
+            prefix = f"{_nine_digits(stamp)} "
         if self._options.details:
-            pairs = sorted(line.attrs.items())
-            prefix += ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in pairs) + " "
+            prefix += ",".join(f"{quote_plus(k)}={quote_plus(v)}" for k, v in sorted(attrs.items())) + " "
         return prefix.encode()
 
 
-def _nine_digits(stamp: str) -> str:
+def _nine_digits(stamp: str | int) -> str:
     """An RFC 3339 time in UTC with all nine digits of its fraction."""
+    if isinstance(stamp, int):
+        stamp = rfc3339(stamp)
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     return f"{whole}.{fraction.ljust(9, '0')}Z"
 

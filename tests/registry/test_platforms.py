@@ -23,7 +23,7 @@ from sampan.registry.transport import Transport
 from sampan.storage.db import Database
 from sampan.storage.gates import Gates
 from sampan.storage.gc import Leases
-from tests.conftest import Daemon
+from tests.conftest import BIN, Daemon
 from tests.indexes import INDEX, MANIFEST, Multi, multi
 
 NewStore = Callable[[str], ImageStore]
@@ -217,3 +217,23 @@ def test_with_the_stock_client(sampand: Daemon, registry: str) -> None:
         assert sum(one["Available"] and one["Kind"] == "image" for one in line["Manifests"]) == count
     assert sum(one["Available"] and one["Kind"] == "attestation" for one in line["Manifests"]) == 3
     docker("rmi", name)
+
+
+def test_with_our_client(sampand: Daemon, new_store: NewStore, registry: str) -> None:
+    made, name = in_registry(new_store, registry, *ALL)
+
+    def sampan(*words: str) -> str:
+        return sampand.docker(*words, cli=str(BIN / "sampan")).stdout
+
+    assert f"Digest: {made.digest}" in sampan("pull", "--all-platforms", name.familiar)
+    tree = sampan("images", "--tree", name.familiar).splitlines()
+    assert tree[0].split("  ")[0] == "IMAGE" and tree[1].startswith(f"{name.familiar}   ")
+    assert [line.split()[1] for line in tree[2:]] == [f"linux/{one}" for one in ALL]
+    assert [line.split()[2] for line in tree[2:]] == [made.digest_for(f"linux/{one}")[7:19] for one in ALL]
+    gone = sampan("rmi", "--platform", "linux/arm64", "--platform", "linux/s390x", name.familiar)
+    assert gone.splitlines() == [f"Deleted: {made.image(f'linux/{one}')}" for one in ("arm64", "s390x")]
+    other = f"{registry}/other/z:1"
+    sampan("tag", name.familiar, other)
+    note = sampand.docker("push", other, cli=str(BIN / "sampan")).stderr
+    assert "only the available single-platform image was pushed" in note
+    assert sampan("rmi", name.familiar, other).count("Deleted: ") == 1

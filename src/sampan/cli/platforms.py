@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def query(platforms: Iterable[str]) -> dict[str, list[str]]:
+def query(platforms: Iterable[str], name: str = "platform") -> dict[str, list[str]]:
     """The query's part for some platforms; empty when none is named."""
     found = [_encode(text) for text in platforms if text]
-    return {"platform": found} if found else {}
+    return {name: found} if found else {}
 
 
 def _encode(text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sampan.cli import filters, table, units
+from sampan.cli import filters, imagetree, table, units
 from sampan.cli.command import CLI, Command
+from sampan.cli.errors import CLIError
 from sampan.cli.verbs.ps import FORMAT_HELP
 
 TYPE_CHECKING = False
@@ -95,9 +96,11 @@ def images(cli: CLI, options: Options, arguments: list[str]) -> int:
     """All, or those of one name."""
     pairs = options.all("filter") + [("reference", argument) for argument in arguments]
     query = {"all": options.flag("all"), "filters": filters.encode(pairs)}
+    form = options.text("format")
+    if options.flag("tree"):
+        return _tree(cli, options, query)
     found = cli.client.call("GET", "/images/json", query) or []
     found.sort(key=lambda image: -image["Created"])
-    form = options.text("format")
     digests = options.flag("digests")
     rows = rows_of(found, full=options.flag("no-trunc"), digests=digests or ".Digest" in form)
     default = (*DEFAULT[:2], "Digest", *DEFAULT[2:]) if digests else DEFAULT
@@ -113,6 +116,17 @@ def images(cli: CLI, options: Options, arguments: list[str]) -> int:
     return 0
 
 
+def _tree(cli: CLI, options: Options, query: dict[str, Any]) -> int:
+    for other in ("quiet", "no-trunc", "digests", "format"):
+        if options.flag(other) if other != "format" else options.text(other):
+            raise CLIError(f"--{other} is not yet supported with --tree")
+    found = cli.client.call("GET", "/images/json", {**query, "manifests": True}) or []
+    found.sort(key=lambda image: -image["Created"])
+    for line in imagetree.lines(found):
+        cli.print(line)
+    return 0
+
+
 IMAGES = Command(
     images,
     "[OPTIONS] [REPOSITORY[:TAG]]",
@@ -125,5 +139,6 @@ IMAGES = Command(
         ("format", "", "string", "", FORMAT_HELP),
         ("no-trunc", "", "bool", False, "Show everything in full"),
         ("quiet", "q", "bool", False, "Print ids only"),
+        ("tree", "", "bool", False, "Show each image's platforms"),
     ),
 )

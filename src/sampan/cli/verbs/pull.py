@@ -18,10 +18,15 @@ def pull(cli: CLI, options: Options, arguments: list[str]) -> int:
     every, quiet = options.flag("all-tags"), options.flag("quiet")
     if every and (name.tag or name.digest):
         raise CLIError("tag can't be used with --all-tags/-a")
+    platform = options.text("platform")
+    if options.flag("all-platforms"):
+        if platform:
+            raise CLIError("--platform can't be used with --all-platforms")
+        platform = "all"
     trust.check(cli, options)
     if not every and not name.tag and not name.digest and not quiet:
         cli.print("Using default tag: latest")
-    pulling.pull(cli, image, platform=options.text("platform"), quiet=quiet, every=every)
+    pulling.pull(cli, image, platform=platform, quiet=quiet, every=every)
     cli.print(f"{name.domain}/{name.path}" if every else _full(name))
     return 0
 
@@ -37,6 +42,7 @@ PULL = Command(
     "Fetch an image from a registry",
     (1, 1),
     (
+        ("all-platforms", "", "bool", False, "Fetch what an index holds for every platform"),
         ("all-tags", "a", "bool", False, "Fetch all tags"),
         ("disable-content-trust", "", "bool", True, "Skip image verification"),
         ("platform", "", "string", "", "Fetch this platform's image"),

@@ -10,6 +10,8 @@ from sampan.client.engine import path_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sampan.cli.flags import Options
 
 
@@ -31,13 +33,27 @@ def push(cli: CLI, options: Options, arguments: list[str]) -> int:
         headers=headers,
     )
     if not quiet:
-        progress.show(stream, 1)
+        notes: list[str] = []
+        try:
+            progress.show(stream, 1, lambda aux: notes.extend(_note(aux)))
+        finally:
+            for note in notes:
+                cli.complain(note)
         return 0
     for item in stream:
         if "error" in item:
             progress.show([item], 1)
     cli.print(f"{name.domain}/{name.path}:{tag}" if tag else f"{name.domain}/{name.path}")
     return 0
+
+
+def _note(aux: dict[str, Any]) -> list[str]:
+    """What docker's client says when only one image of an index went."""
+    if not aux.get("manifestPushedInsteadOfIndex"):
+        return []
+    whole, part = aux["originalIndex"]["digest"], aux["selectedManifest"]["digest"]
+    text = "Not all multiplatform-content is present and only the available single-platform image was pushed"
+    return [f"\n Info -> {text}\n         {whole} -> {part}"]
 
 
 PUSH = Command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sampan.cli import platforms
 from sampan.cli.command import CLI, MANY, Command
 from sampan.cli.each import one_by_one
 from sampan.cli.errors import text_of
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 def remove(cli: CLI, options: Options, arguments: list[str]) -> int:
     """Print what was untagged and deleted."""
-    query = {
+    query: dict[str, bool | list[str]] = {
         "force": options.flag("force"),
         "noprune": options.flag("no-prune"),
-        "platforms": options.all("platform") or None,
+        **platforms.query(options.all("platform"), "platforms"),
     }
     missing: list[str] = []
 

@@ -134,6 +134,62 @@ async def test_loopback_only_app_is_reached_and_nothing_else(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_udp_apps_on_a_loopback_are_reached_over_both_ip_versions(lab: Lab) -> None:
+    outside = lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
+    await lab.networks.create(CreateNetwork(name="six", enable_ipv6=True))
+    ports = {f"{number}/udp": str(number) for number in range(5001, 5006)}
+    _web, server = await lab.run("six", ports=ports)
+    server.app(ECHO, "udp", "::1", "5001", "six")
+    server.app(ECHO, "udp", "127.0.0.1", "5002", "four")
+    server.app(ECHO, "udp", "0.0.0.0", "5003", "all")
+    server.app(ECHO, "udp", "::1", "6000", "private")
+    places = ((None, "127.0.0.1"), (None, "10.201.6.1"), (None, "::1"), (outside, "fd00:77::1"))
+    for where, host in places:
+        assert await aask(where, "udp", host, 5001) == "six ::1 hello", host
+        assert (await aask(where, "udp", host, 5002)).startswith("four"), host
+        if host != "::1":  # which the listener answers: as in Docker it says nothing
+            assert "ConnectionRefused" in await aask(where, "udp", host, 5004), "as the kernel would answer"
+    seen = (await aask(None, "udp", "10.201.6.1", 5003)).split()[1]
+    assert seen not in ("::1", "127.0.0.1"), "an app that is heard is asked by the asker itself"
+    large = "x" * 1500  # fragments, and back
+    assert await aask(None, "udp", "10.201.6.1", 5001, large) == f"six ::1 {large}"
+    own = (await asyncio.to_thread(server.python, OWN)).stdout.split()
+    for address in own:
+        assert (await aask(None, "udp", address, 6000)).startswith("ERROR"), "it wasn't published"
+
+
+OWN = """
+import subprocess
+out = subprocess.run(["ip", "-o", "addr", "show", "dev", "eth0", "scope", "global"], capture_output=True, text=True)
+print(*(line.split()[3].split("/")[0] for line in out.stdout.splitlines()))
+"""
+
+
+@in_lab()
+async def test_udp_flows_are_not_bound_to_the_relay(lab: Lab) -> None:
+    _web, server = await lab.run(ports={"5000/udp": "8080"})
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(2)
+        asker.connect(("10.201.6.1", 8080))
+
+        def ask() -> str:
+            asker.send(b"x")
+            return asker.recv(100).decode()
+
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(ask)
+        server.app(ECHO, "udp", "::1", "5000", "first")
+        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(ask) == "first ::1 x"
+        server.apps.pop().kill()
+        server.app(ECHO, "udp", "0.0.0.0", "5000", "second")
+        seen = (await asyncio.to_thread(ask)).split()
+        assert seen[0] == "second" and seen[1].startswith("10.201.6."), (
+            "same flow, and the asker's own address"
+        )
+
+
+@in_lab()
 async def test_port_on_127_0_0_1_stays_there(lab: Lab) -> None:
     outside = lab.neighbour()
     _web, server = await lab.run(ports={"80/tcp": [("127.0.0.1", "8080")]})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -286,7 +287,8 @@ def _opening(chain: Chain) -> str:
 def _program(chain: Chain) -> str:
     """The program that writes iptables' rules to nftables: plain iptables may be the legacy one."""
     kind = "iptables" if chain.family == "ip" else "ip6tables"
-    return next((name for name in (f"{kind}-nft-restore",) if shutil.which(name)), f"{kind}-restore")
+    plain = shutil.which(f"{kind}-restore") or ""
+    return f"{kind}-nft-restore" if "legacy" in os.path.realpath(plain) else f"{kind}-restore"
 
 
 def _let_answers_back(chain: Chain, name: str, bridges: Sequence[str]) -> None:

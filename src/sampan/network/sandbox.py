@@ -11,8 +11,8 @@ import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Message, Netlink
@@ -85,14 +85,27 @@ class Rules:
 
 @dataclass(slots=True)
 class Sockets:
-    """What the switchboard serves inside: the resolver's sockets (UDP, TCP), and relays to the loopback."""
+    """What the switchboard serves inside: the resolver's sockets (UDP, TCP), and relays to the loopback.
+
+    ``relays`` are those for TCP, ``unheard`` those for UDP, each first for IPv4.
+    """
 
     resolver: tuple[socket.socket, socket.socket] | None = None
     relays: tuple[socket.socket, ...] = ()
+    unheard: tuple[socket.socket, ...] = ()
+
+    def in_order(self) -> tuple[socket.socket, ...]:
+        """All, as they are handed over."""
+        return (*(self.resolver or ()), *self.relays, *self.unheard)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one at all."""
+        return bool(self.in_order())
 
     def close(self) -> None:
         """Close all that is still here."""
-        for sock in (*(self.resolver or ()), *self.relays):
+        for sock in self.in_order():
             sock.close()
 
 
@@ -148,14 +161,21 @@ def serve(
     sockets = built.sockets
     if resolver:
         sockets.resolver = resolver_sockets()
-    if any(protocol == "tcp" for protocol, _port in loopback_ports):
-        sockets.relays = fallback.relay_sockets(ipv6=any(item.ipv6 for item in planned))
-    relays = [item.getsockname()[1] for item in sockets.relays] + [0, 0]
+    protocols = {protocol for protocol, _port in loopback_ports}
+    ipv6 = any(item.ipv6 for item in planned)
+    if "tcp" in protocols:
+        sockets.relays = fallback.relay_sockets(ipv6=ipv6)
+    if "udp" in protocols:
+        sockets.unheard = fallback.unheard_sockets(ipv6=ipv6)
     own = tuple((item.name, item.ipv4) for item in planned if item.ipv4)
-    ports = [item.getsockname()[1] for item in sockets.resolver or ()] or [0, 0]
-    write_rules(
-        Rules(Fallback(loopback_ports, own, relays[0], relays[1]), (ports[0], ports[1])), built, again=again
-    )
+    found = Fallback(loopback_ports, own, _ports(sockets.relays), _ports(sockets.unheard))
+    write_rules(Rules(found, _ports(sockets.resolver or ())), built, again=again)
+
+
+def _ports(sockets: Sequence[socket.socket]) -> tuple[int, int]:
+    """Their ports, 0 for one that isn't there."""
+    numbers = [item.getsockname()[1] for item in sockets] + [0, 0]
+    return numbers[0], numbers[1]
 
 
 def make_link(host: Netlink, netns: int, item: Interface) -> None:
@@ -279,11 +299,22 @@ def write_rules(rules: Rules, built: Built, *, again: bool) -> None:
     try:
         nft.run(clear + text)
     except NftError as failure:
-        plain = rules_text(Rules(Fallback(), rules.resolver))
-        if plain:
-            nft.run(clear + plain)
-        if rules.fallback.ports:
-            built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
+        _write_less(rules, built, nft, clear, failure)
+
+
+def _write_less(rules: Rules, built: Built, nft: Nft, clear: str, failure: NftError) -> None:
+    """Rules that a kernel without some of nftables' modules takes, too."""
+    less = replace(rules, fallback=replace(rules.fallback, unheard=(0, 0)))
+    with contextlib.suppress(NftError):
+        if rules.fallback.unheard[0]:
+            nft.run(clear + rules_text(less))
+            built.warnings.append(f"UDP apps that listen on ::1 only are not reached: {failure}")
+            return
+    plain = rules_text(Rules(Fallback(), rules.resolver))
+    if plain:
+        nft.run(clear + plain)
+    if rules.fallback.ports:
+        built.warnings.append(f"apps that listen on 127.0.0.1 only are not reached: {failure}")
 
 
 def reopen(

@@ -116,7 +116,8 @@ class Publishing:
         forwarded = self.forwarded(item)
         if forwarded:
             self._networks.ground.firewall.publish(forwarded)
-            self._forget_udp(forwarded)
+            # Flows that lead there already came after the rules, or before a restart of the engine's.
+            self._forget_udp(forwarded, keep=frozenset(one.target for one in forwarded))
         self._reach(item)
 
     def change(self, item: Sandbox, before: list[Forwarded]) -> None:
@@ -152,11 +153,14 @@ class Publishing:
                 )
         self._networks.ground.firewall.set_owned(_owner(item), elements)
 
-    def _forget_udp(self, forwarded: Iterable[Forwarded]) -> None:
+    def _forget_udp(self, forwarded: Iterable[Forwarded], keep: frozenset[str] = frozenset()) -> None:
+        """Drop tracked UDP flows to these ports, but for those that lead to the addresses in ``keep``."""
         changed = {one.host_port for one in forwarded if one.protocol == "udp"}
         if changed:
             self._networks.in_background(
-                lambda: conntrack.forget(lambda flow: flow.protocol == 17 and flow.port in changed)
+                lambda: conntrack.forget(
+                    lambda flow: flow.protocol == 17 and flow.port in changed and flow.replier not in keep
+                )
             )
 
 

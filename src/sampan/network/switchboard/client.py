@@ -199,13 +199,12 @@ class Switchboard:
                 pairs.append((target, one.socket))
         for start in range(0, len(pairs), _FDS_APACKET):
             self._serve(container, pid, pairs[start : start + _FDS_APACKET], Sockets(), [])
-        if sockets is not None and (sockets.resolver or sockets.relays):
-            inward = sorted({target.target_port for target in wanted if target.protocol == "tcp"})
-            self._serve(container, pid, [], sockets, inward)
+        if sockets is not None and sockets.any:
+            self._serve(container, pid, [], sockets, wanted)
 
     def _serve(
         self, container: str, pid: int, pairs: Sequence[tuple[Target, socket.socket]], sockets: Sockets,
-        inward: Sequence[int],
+        targets: Sequence[Target],
     ) -> None:  # fmt: skip
         resolver = sockets.resolver is not None
         order = {
@@ -215,9 +214,11 @@ class Switchboard:
             "ports": [target.as_list() for target, _sock in pairs],
             "resolver": resolver,
             "relays": len(sockets.relays),
-            "inward": inward,
+            "inward": sorted({target.target_port for target in targets if target.protocol == "tcp"}),
+            "unheard": len(sockets.unheard),
+            "unheard_ports": sorted({target.target_port for target in targets if target.protocol == "udp"}),
         }
-        self._submit(order, [*(sock for _target, sock in pairs), *(sockets.resolver or ()), *sockets.relays])
+        self._submit(order, [*(sock for _target, sock in pairs), *sockets.in_order()])
         known = self._known.setdefault(container, {"ports": [], "resolver": False})
         known["ports"] += [target.key for target, _sock in pairs]
         known["resolver"] = known["resolver"] or resolver

@@ -6,7 +6,7 @@ import os
 import socket
 
 
-def socket_inside(netns: int, family: int, kind: int) -> socket.socket:
+def socket_inside(netns: int, family: int, kind: int, protocol: int = 0) -> socket.socket:
     """A non-blocking socket of the namespace behind a descriptor. OSError."""
     from sampan.kernel.namespaces import CLONE_NEWNET, setns
 
@@ -14,7 +14,7 @@ def socket_inside(netns: int, family: int, kind: int) -> socket.socket:
     try:
         setns(netns, CLONE_NEWNET)
         try:
-            return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
         finally:
             setns(home, CLONE_NEWNET)
     finally:

@@ -15,13 +15,18 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan.network.switchboard.datagrams import Port
 from sampan.network.switchboard.loop import READ, Loop
 from sampan.network.switchboard.pins import Pins
 from sampan.network.switchboard.resolver import Client, Names, Resolver
 from sampan.network.switchboard.streams import Inward, Listener
+
+if TYPE_CHECKING:
+    from sampan.network.switchboard.unheard import Unheard
+
+    Way = Listener | Port | Unheard | socket.socket
 
 _PACKET = 1 << 18
 _MOST_FDS = 128
@@ -34,7 +39,7 @@ class Member:
 
     def __init__(self, pidfd: int) -> None:
         self.pidfd = pidfd
-        self.ways: dict[str, Listener | Port | socket.socket] = {}
+        self.ways: dict[str, Way] = {}
         self.resolver: Resolver | None = None
         self.orders: dict[str, Any] = {}
 
@@ -151,10 +156,18 @@ class Switchboard:
             netns = os.open(f"/proc/{order['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             ports = frozenset(order["inward"])
             member.ways[f"inward {number}"] = Inward(self._loop, sock, netns, ports)
+        for number in range(order.get("unheard", 0)):
+            sock = socket.socket(fileno=fds.pop(0))
+            self._close_way(member.ways.pop(f"unheard {number}", None))
+            member.ways[f"unheard {number}"] = self._unheard(order, sock)
 
-    def _way(
-        self, protocol: str, sock: socket.socket, target: tuple[str, int]
-    ) -> Listener | Port | socket.socket:
+    def _unheard(self, order: dict[str, Any], sock: socket.socket) -> Unheard:
+        from sampan.network.switchboard.unheard import Unheard  # most containers publish no UDP
+
+        netns = os.open(f"/proc/{order['pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return Unheard(self._loop, sock, netns, frozenset(order["unheard_ports"]))
+
+    def _way(self, protocol: str, sock: socket.socket, target: tuple[str, int]) -> Way:
         if protocol == "tcp":
             return Listener(self._loop, sock, target)
         if protocol == "udp":
@@ -162,7 +175,7 @@ class Switchboard:
         return sock  # SCTP: the socket holds the port, nftables alone leads to the container
 
     @staticmethod
-    def _close_way(way: Listener | Port | socket.socket | None) -> None:
+    def _close_way(way: Way | None) -> None:
         if way is not None:
             way.close()
 

@@ -340,3 +340,21 @@ def test_a_registry_behind_a_proxy(
         base64.b64encode(b"user:pass").decode()
         in {k.lower(): v for k, v in proxy.requests[-1][2].items()}["proxy-authorization"]
     )
+
+
+def test_a_pull_of_what_is_there_asks_once(new_store: NewStore, front: NewFront, registry: str) -> None:
+    stored(new_store, registry)
+    server, store = front(), new_store("two")
+    name, settings = Reference.parse(f"{server.address}/team/x:1"), Settings()
+    for _ in range(2):
+        Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet)
+        asked, server.requests = server.requests, []
+    assert [(method, path) for method, path, _ in asked] == [("HEAD", "/v2/team/x/manifests/1")]
+    # What was known of the host is found out again where it has changed.
+    settings.bases[name.domain] = f"https://{name.domain}", float("inf")
+    Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet)
+    assert settings.bases[name.domain][0] == f"http://{name.domain}"
+    settings.bases[name.domain] = f"http://{name.domain}", float("inf")
+    refuse = [True]
+    server.hooks.append(lambda exchange: bool(refuse) and refuse.pop() and exchange.answer(400))
+    assert not Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet).newer

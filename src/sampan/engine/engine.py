@@ -49,6 +49,7 @@ class Engine:
         self.images = ImageStore(self.db, self.blobs, self.layers)
         self.leases.add_roots(self.images.reachable)
         self.gates = Gates()
+        self.registry_bases: dict[str, tuple[str, float]] = {}
         self.quotas = Quotas(root, self.db, config.storage_opts)
         self.volumes = Volumes(root / "volumes", self.db, self.events, self.quotas)
         self.supervisor = Supervisor()

@@ -49,7 +49,11 @@ def _transport(engine: Engine, domain: str, login: Mapping[str, str], *, mirror:
     from sampan.registry.transport import Settings, Transport
 
     config = engine.config
-    settings = Settings(insecure=config.insecure_registries, tries=config.max_download_attempts)
+    settings = Settings(
+        insecure=config.insecure_registries,
+        tries=config.max_download_attempts,
+        bases=engine.registry_bases,
+    )
     # A mirror is another party: it gets none of the user's credentials.
     return Transport(domain, None if mirror else _credentials(login), settings, mirror=mirror)
 

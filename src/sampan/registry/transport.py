@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urljoin, urlsplit
@@ -32,6 +32,7 @@ HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
 _TRIES = 5
 _REDIRECTS = 5
+_BASE_LIFE = 60.0  # seconds
 _RETRY_LIMIT = 60.0  # seconds that a Retry-After may make us wait
 CERTIFICATES = (Path("/etc/docker/certs.d"), Path("/etc/sampan/certs.d"))
 
@@ -43,6 +44,8 @@ class Settings:
     insecure: tuple[str, ...] = ()
     certificates: tuple[Path, ...] = CERTIFICATES
     tries: int = _TRIES
+    bases: dict[str, tuple[str, float]] = field(default_factory=dict, compare=False)
+    """By host the address that it was last found at, and until when that is believed (time.monotonic())."""
 
 
 class Transport:
@@ -66,7 +69,7 @@ class Transport:
         self._insecure = self._plain_only or _may_be_insecure(self._host, self._settings.insecure)
         self._pool = self._make_pools()
         self._auth = Authorizer(self._pool, credentials or Credentials())
-        self._base = ""
+        self._base, self._believed = "", False
         self._lock = threading.Lock()
 
     def _make_pools(self) -> Pools:
@@ -87,8 +90,19 @@ class Transport:
         """``https://host``, or ``http://host`` where that is allowed and https isn't spoken."""
         with self._lock:
             if not self._base:
-                self._base = self._find_base()
+                known, until = self._settings.bases.get(self._host, ("", 0.0))
+                self._believed = time.monotonic() < until
+                self._base = known if self._believed else self._find_base()
             return self._base
+
+    def _distrust_base(self) -> bool:
+        """Find out again what the host speaks, when it was only believed; whether it was."""
+        with self._lock:
+            believed, self._believed = self._believed, False
+            if believed:
+                self._settings.bases.pop(self._host, None)
+                self._base = ""
+            return believed
 
     def guessed_base(self) -> str:
         """:meth:`base` where it has to be found out, else https without asking first."""
@@ -101,8 +115,10 @@ class Transport:
         problem: Exception | None = None
         for scheme in schemes:
             try:
-                self._pool.request("GET", f"{scheme}://{self._host}/v2/").release_conn()
-                return f"{scheme}://{self._host}"
+                base = f"{scheme}://{self._host}"
+                self._pool.request("GET", f"{base}/v2/").release_conn()
+                self._settings.bases[self._host] = base, time.monotonic() + _BASE_LIFE
+                return base
             except urllib3.exceptions.HTTPError as error:
                 problem = error
         url = f"{schemes[-1]}://{self._host}/v2/"
@@ -129,17 +145,21 @@ class Transport:
         401 is answered with a token or password once; 429, 5xx and broken connections are tried again with
         growing pauses. With ``again=False`` only the first is done, and urllib3's errors come through.
         """
-        url = path if "://" in path else urljoin(self.base(), path)
         if not again:
+            url = path if "://" in path else urljoin(self.base(), path)
             return self._authorized(method, url, scope, headers or {}, body, stream)
         for attempt in range(self.tries):
             last = attempt == self.tries - 1
+            url = path if "://" in path else urljoin(self.base(), path)
             try:
                 response = self._authorized(method, url, scope, headers or {}, body, stream)
             except urllib3.exceptions.HTTPError as error:
+                self._distrust_base()
                 if last:
                     raise self._unreachable(method, url, error) from error
                 time.sleep(0.2 * 2**attempt)
+                continue
+            if response.status == 400 and self._distrust_base():  # plain HTTP to what speaks TLS now
                 continue
             if response.status not in (429, 500, 502, 503, 504) or last:
                 return response

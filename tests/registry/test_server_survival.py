@@ -368,3 +368,18 @@ def test_the_end_waits_for_transfers(served: Served) -> None:
     served.process = None
     served.start()
     assert served.ask("GET", f"/v2/a/blobs/{digest_of(data)}").data == data
+
+
+def test_what_the_disk_lost_is_healed_by_the_next_push(served: Served) -> None:
+    """A register that names files which aren't there: nothing is promised, and pushing goes as ever."""
+    digest, raw = served.image("a", "x")
+    for path in (served.data / "blobs" / "sha256").iterdir():
+        path.unlink()
+    layer = digest_of(b"layer")
+    for place, code in ((f"blobs/{layer}", "BLOB_UNKNOWN"), ("manifests/x", "MANIFEST_UNKNOWN")):
+        assert served.ask("HEAD", f"/v2/a/{place}").status == 404
+        assert code_of(served.ask("GET", f"/v2/a/{place}")) == code
+    assert served.ask("POST", f"/v2/b/blobs/uploads/?mount={layer}&from=a").status == 202
+    assert served.image("a", "x") == (digest, raw)
+    assert served.ask("GET", f"/v2/a/manifests/{digest}").data == raw
+    assert served.ask("GET", f"/v2/a/blobs/{layer}").data == b"layer"

@@ -100,8 +100,8 @@ class Mirror(Repositories):
     def _kept(self, repository: str, reference: str) -> Document | None:
         try:
             return super().document(repository, reference)
-        except (Refusal, errors.NotFound) as error:
-            if isinstance(error, Refusal) and error.code == "MANIFEST_INVALID":
+        except Refusal as error:
+            if error.code == "MANIFEST_INVALID":
                 raise
             return None
 

@@ -97,7 +97,10 @@ class Repositories:
         if found is None:
             raise _unknown_manifest(repository, reference)
         digest, media_type = found
-        return Document(self.blobs.read(digest, documents.LIMIT), media_type, digest)
+        try:
+            return Document(self.blobs.read(digest, documents.LIMIT), media_type, digest)
+        except errors.NotFound:  # collected since, or lost with the power: whoever pushes it again heals it
+            raise _unknown_manifest(repository, reference) from None
 
     def blob(self, repository: str, digest: Digest) -> Blob:
         """See ``content.Source``. Manifests can be read as blobs, too."""
@@ -156,6 +159,7 @@ class Repositories:
         with self.links.transaction() as tx:
             self.blobs.adopt(opened.path, digest)
             self.links.link(tx, repository, digest, size)
+        self.blobs.sync_name(digest)  # after the commit: others need not wait for it
         opened.moved()
 
     def put(
@@ -192,6 +196,7 @@ class Repositories:
                     self.links.put(tx, repository, digest, pushed, tags)
         except errors.InvalidParameter as error:
             raise Refusal("DIGEST_INVALID", error.message, detail=expected) from error
+        self.blobs.sync_name(digest)
         return digest
 
     def _check_needs(self, repository: str, pushed: Pushed) -> None:

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+import sampan
+
+_AGENT = f"sampan/{sampan.__version__}"
 _TIMEOUT = urllib3.Timeout(connect=15, read=60)
 
 
@@ -84,13 +87,15 @@ class Pools:
         self._proxies = proxies
         self._pools: dict[str, urllib3.PoolManager] = {}
 
-    def request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
         """One request as urllib3 does it; urllib3.exceptions.HTTPError."""
         proxy = self._proxies.for_url(url)
         pool = self._pools.get(proxy)
         if pool is None:
             pool = self._pools.setdefault(proxy, self._make(proxy))
-        return pool.request(method, url, **options)
+        return pool.request(method, url, headers={"User-Agent": _AGENT, **(headers or {})}, **options)
 
     def _make(self, proxy: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -98,7 +103,6 @@ class Pools:
             "timeout": _TIMEOUT,
             "retries": False,
             "maxsize": 8,
-            "headers": {"User-Agent": "sampan"},
         }
         if not proxy:
             return urllib3.PoolManager(**options)

@@ -163,6 +163,12 @@ WORKDIR /nodirlink/made
 ADD t.tar /nodirlink/tar/
 COPY link /nodirlink/viasource
 """,
+    "volumes": """FROM base
+VOLUME /made/here /etc
+RUN ls -d /made/here /etc
+RUN true
+ENTRYPOINT
+""",
     "overwrites": """FROM base
 RUN mkdir -p /d/sub && echo old > /d/sub/deep && chmod 700 /d && echo keep > /d/kept && ln -s /d /ln
 COPY d /d

@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import Daemon, UnixConnection, import_busybox
 
 from .conftest import tar_of
-from .door import Door
+from .door import Built, Door
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +251,47 @@ def test_what_is_refused(door: Door) -> None:
         ("RUN --mount=type=bind,tagret=/x true", "did you mean target?"),
         ("RUN --mount=type=tmpfs,id=a,target=/x true", "unexpected key 'id'"),
         ("COPY --from=nosuchstage / /x", "invalid from flag value nosuchstage"),
+        ("COPY --from=0 / /x", "invalid from flag value 0: refers to current build stage"),
+        ("COPY --from=7 / /x", "invalid from flag value 7: index out of bounds"),
+        ("FROM --platform=$UNSET BASE", "empty platform value from expression $UNSET"),
+        ("RUN []", "RUN requires at least one argument"),
     ):
-        found = door.build(f"FROM BASE\n{line}\n")
+        found = door.build(f"FROM BASE\n{line}\nRUN true\n")
         assert words in found.error and "Dockerfile:2" in found.error, (line, found.error)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"memory": 1}, "Minimum memory limit allowed is 6MB"),
+        ({"cpusetcpus": "99"}, "Requested CPUs are not available - requested 99"),
+        ({"cpusetcpus": "x"}, "Invalid value x for cpuset cpus"),
+        ({"shmsize": -1}, "SHM size can not be less than 0"),
+        ({"ulimits": [{"Name": "foo", "Soft": 1, "Hard": 1}]}, "invalid ulimit type: foo"),
+        ({"ulimits": [{"Name": 1}]}, "error reading ulimit settings"),
+        ({"networkmode": "nosuchnet"}, "network nosuchnet not found"),
+        ({"path": "../x"}, "forbidden path outside the build context: ../x ()"),
+        ({"path": "d"}, "unexpected error reading Dockerfile: read d: is a directory"),
+        ({"buildargs": "[1]"}, "json: cannot unmarshal array into Go value of type map[string]*string"),
+        ({"labels": '{"a": 1}'}, "json: cannot unmarshal number into Go value of type string"),
+    ],
+)
+def test_options_that_can_not_be(door: Door, query: dict[str, Any], words: str) -> None:
+    files = {"d/f": "x", "Dockerfile": f"FROM {door.base}\nRUN echo '{words}'\n"}
+    if "path" in query:
+        query = {"dockerfile": query["path"]}
+    status, _, data = door.daemon.api(
+        "POST",
+        "/build?"
+        + urlencode({k: v if isinstance(v, str | int) else json.dumps(v) for k, v in query.items()}),
+        body=tar_of(files),
+    )
+    found = Built(status, [json.loads(line) for line in data.splitlines() if line.strip()])
+    assert words in found.error and "internal error" not in found.error, found
+
+
+def test_an_empty_tag_is_none(door: Door) -> None:
+    assert door.build("FROM BASE\nENV A=empty\n", t="").id
 
 
 def test_a_client_that_goes_away_before_its_context_has_come(door: Door) -> None:

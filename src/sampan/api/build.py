@@ -26,6 +26,7 @@ from sampan.api.query import parse_int
 from sampan.api.streams import progress
 from sampan.build.durations import parse_duration
 from sampan.build.options import BuildOptions, parse_platform
+from sampan.runtime.config import HostConfig
 
 if TYPE_CHECKING:
     from sampan.engine.engine import Engine
@@ -139,6 +140,10 @@ def _host(request: Request) -> dict[str, Any]:
     hosts = query.list("extrahosts")
     if hosts:
         host["ExtraHosts"] = [part for text in hosts for part in _strings_or_text(text)]
+    try:
+        msgspec.convert(host, HostConfig)
+    except msgspec.ValidationError as error:
+        raise errors.InvalidParameter(f"error reading ulimit settings: {error}") from None
     return host
 
 
@@ -160,11 +165,23 @@ def _parsed(text: str, what: str) -> Any:
 
 def _object(text: str, what: str, types: tuple[type, ...]) -> dict[str, Any]:
     found = _parsed(text, what) or {}
-    if not isinstance(found, dict) or not all(isinstance(value, types) for value in found.values()):
+    values = list(found.values()) if isinstance(found, dict) else [found]
+    wrong = [one for one in values if not isinstance(one, types) or not isinstance(found, dict)]
+    if wrong:
+        kind = "map[string]*string" if type(None) in types else "map[string]string"
+        into = "string" if isinstance(found, dict) else kind
         raise errors.InvalidParameter(
-            f"error reading {what}: json: cannot unmarshal into Go value of type map[string]string"
+            f"error reading {what}: json: cannot unmarshal {_kind(wrong[0])} into Go value of type {into}"
         )
-    return found
+    return dict(found)
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is called in Go's messages."""
+    if isinstance(value, bool):
+        return "bool"
+    names: dict[type, str] = {dict: "object", list: "array", str: "string", int: "number", float: "number"}
+    return names.get(type(value), "null")
 
 
 def _strings(text: str, what: str) -> list[str]:

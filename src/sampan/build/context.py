@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import posixpath
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,22 +160,36 @@ class Context:
             fd = paths.open_in_root(self.fd, path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            try:
-                data = file.read(limit + 1)
-            except IsADirectoryError:
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
+            with open(fd, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            os.close(fd)
         if len(data) > limit:
             raise InvalidParameter(f"{path} is larger than {limit >> 20} MiB")
         return data
 
+    def _is_directory(self, path: str) -> bool:
+        try:
+            fd = paths.open_in_root(self.fd, path, os.O_PATH | os.O_DIRECTORY)
+        except OSError:
+            return False
+        os.close(fd)
+        return True
+
     def dockerfile(self, name: str) -> bytes:
         """The Dockerfile called ``name``; without a name ``Dockerfile``, then ``dockerfile``."""
         wanted = name or "Dockerfile"
+        if posixpath.normpath(wanted.lstrip("/")).split("/")[0] == "..":
+            raise SystemFailure(f"forbidden path outside the build context: {wanted} ()")
         data = self.read(wanted)
         if data is None and wanted == "Dockerfile":
             data = self.read("dockerfile")
         if data is None:
+            if self._is_directory(wanted):
+                raise SystemFailure(f"unexpected error reading Dockerfile: read {wanted}: is a directory")
             hint = "Is it in the context, and named by -f relative to the context's top?"
             raise SystemFailure(f"Cannot locate specified Dockerfile: {wanted}", hint=hint)
         return data

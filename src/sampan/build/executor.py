@@ -206,6 +206,8 @@ class Build:
         base = plan.stage.base
         if not plan.base:
             raise InvalidParameter(f"base name ({base.base}) should not be blank")
+        if base.platform and not plan.platform:
+            raise InvalidParameter(f"empty platform value from expression {base.platform}")
         platform = parse_platform(plan.platform) if plan.platform else self.platform
         self._check_platform(platform)
         if plan.parent is None and plan.base != "scratch":
@@ -402,6 +404,7 @@ class Build:
                 reason = f"invalid from flag value {name}: the stage is named only by an ONBUILD trigger"
                 raise InvalidParameter(reason, hint="Refer to it in the Dockerfile itself, by COPY --from.")
             return (await self.stage(index)).image
+        self._check_from(name, run)
         try:
             return await self.worker.resolve(
                 name, self.platform, self.options.pull, lambda text: self.tell("note", run.vertex, text)
@@ -410,6 +413,14 @@ class Build:
             later = self.file.find(name)
             hint = f"Stage {name} comes later in the file." if later else error.hint
             raise BuildFailed(f"invalid from flag value {name}: {error.message}", hint=hint) from error
+
+    def _check_from(self, name: str, run: StageRun) -> None:
+        """Refuse what means a stage that can't be: this one, or a number that none has."""
+        own = run.plan.stage
+        if name == str(own.index) or (own.base.stage and name.lower() == own.base.stage.lower()):
+            raise BuildFailed(f"invalid from flag value {name}: refers to current build stage")
+        if name.isascii() and name.isdigit():
+            raise BuildFailed(f"invalid from flag value {name}: index out of bounds")
 
 
 def _worded(error: OSError) -> str:

@@ -295,7 +295,10 @@ def _run(line: _Line) -> ins.Run:
     for mount in mounts:
         if "$" not in mount:
             parse_mount_flag(mount, line.node.span)
-    return ins.Run(*line.common(), line.command(), tuple(line.node.heredocs), mounts, network, security)
+    command = line.command()
+    if not command.shell and not command.words:
+        raise line.error("RUN requires at least one argument")
+    return ins.Run(*line.common(), command, tuple(line.node.heredocs), mounts, network, security)
 
 
 _COPY_FLAGS = ("from", "chown", "chmod", "link", "parents", "exclude")

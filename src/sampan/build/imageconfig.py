@@ -136,7 +136,7 @@ def _cmd(config: Config, one: ins.Instruction, _: Expander, state: StageState) -
 
 def _entrypoint(config: Config, one: ins.Instruction, _: Expander, state: StageState) -> str:
     assert isinstance(one, ins.Entrypoint)
-    words = command_line(config, one.command)
+    words = command_line(config, one.command) if any(one.command.words) else []
     config["Entrypoint"] = words or None
     if not state.cmd_set:
         # A CMD of the base image was written for another entry point (reference, "Understand how CMD and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import posixpath
 import secrets
@@ -118,7 +119,7 @@ class RunStep:
 
     async def _make(self) -> Made:
         chain = self.run.image.chain
-        upper, work, lowers = await asyncio.to_thread(self.build.upper, chain)
+        upper, work, lowers = await asyncio.to_thread(self._upper, chain)
         async with AsyncExitStack() as stack:
             self.stack = stack
             ready = self.scripts()
@@ -133,6 +134,17 @@ class RunStep:
             shown = " ".join(self.words)
             raise BuildFailed(f"The command '{shown}' returned a non-zero code: {code}", detail_code=code)
         return await asyncio.to_thread(self.build.adopt, chain, upper, lowers)
+
+    def _upper(self, chain: str | None) -> tuple[Path, Path, list[Path]]:
+        """As of any step, with the volumes' directories in it: Docker would mount there, and so make them."""
+        upper, work, lowers = self.build.upper(chain)
+        volumes = sorted(self.run.image.config.get("Volumes") or ())
+        if volumes and _missing(lowers, upper, volumes):
+            with RootFs(lowers, upper, work) as rootfs:
+                for path in volumes:
+                    with contextlib.suppress(NotADirectoryError):  # something of the image's own is there
+                        os.close(rootfs.make_directories(path))
+        return upper, work, lowers
 
     def _output(self, stream: int, data: bytes) -> None:
         self.build.tell("log", self.run.vertex, data=data, stream=stream)

@@ -172,7 +172,7 @@ class Builder:
     async def _prepare(
         self, directory: Path, body: AsyncIterator[bytes] | None, options: BuildOptions
     ) -> Job:
-        names = [_name(tag) for tag in options.tags]
+        names = [_name(tag) for tag in options.tags if tag]
         platform = parse_platform(options.platform) if options.platform else native()
         options.epoch  # noqa: B018 - raises when it is malformed, before anything is done
         if any("\0" in text for text in (*options.args, *options.args.values(), *options.labels) if text):
@@ -232,9 +232,9 @@ class Builder:
             context.replace(top)
             return
         if not fetch.is_url(remote):
-            raise errors.InvalidParameter(
-                f"remote must be a git repository or an HTTP(S) URL: {remote}",
-                hint="A local directory is sent as an archive in the request's body.",
+            raise errors.SystemFailure(
+                f"remoteURL ({remote}) could not be recognized as URL",
+                hint="It is a git repository or an HTTP(S) URL; a local directory is sent in the request's body.",
             )
         directory.mkdir(mode=0o700, exist_ok=True)
         target = directory / "remote"

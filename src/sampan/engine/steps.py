@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sampan.engine.containers import attach, initlayer, launching, launchspec
+from sampan.engine.containers import attach, checks, initlayer, launching, launchspec
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.create import complete_host
 from sampan.engine.containers.merge import command
@@ -72,8 +72,12 @@ def overlay_mount(target: str, lowers: Sequence[str], upper: tuple[str, str] | N
 async def run_step(containers: Containers, step: Step, output: Output) -> int:
     """Run to the end: its exit code. ``output(stream, data)`` gets what it prints, in order.
 
-    StartFailure when the program can't be started. Cancelling kills it; nothing of it is left.
+    InvalidParameter for a limit that can't be; StartFailure when the program can't be started. Cancelling
+    kills it; nothing of it is left.
     """
+    checks.check_host(step.host)
+    for warning in checks.check_resources(step.host):
+        output(1, f" ---> [Warning] {warning}\n".encode())
     container = _record(containers, step)
     async with AsyncExitStack() as undo:
         state, run = containers.state_dir(container.id), containers.run_dir(container.id)

@@ -179,6 +179,26 @@ def test_config_only_networks(sampand: Any, made: list[str]) -> None:
     assert sampand.api("DELETE", "/v1.50/networks/tconf")[0] == 403
 
 
+def test_who_may_say_what_of_a_configuration(sampand: Any, made: list[str]) -> None:
+    made += ["tinner", "tconf"]
+    for field in ({"Internal": True}, {"Attachable": True}, {"Scope": "local"}):
+        status, answer = create(sampand, "tconf", ConfigOnly=True, **field)
+        assert status == 403 and "Network operator fields like [ ingress | internal |" in answer["message"]
+    assert create(sampand, "tconf", ConfigOnly=True)[0] == 201
+    source = {"Network": "tconf"}
+    for own, words in (
+        ({"Labels": {"a": "b"}}, "user specified configurations"),
+        ({"EnableIPv6": True}, "user specified configurations"),
+        ({"IPAM": {"Config": [{"Subnet": "10.204.77.0/24"}]}}, "user specified configurations"),
+        ({"Options": {"com.docker.network.driver.mtu": "1400"}}, "network driver options"),
+    ):
+        status, answer = create(sampand, "tinner", ConfigFrom=source, **own)
+        rest = "are not supported if the network depends on a configuration network"
+        assert status == 403 and answer["message"].startswith(f"{words} {rest}")
+    assert create(sampand, "tinner", ConfigFrom=source, Internal=True)[0] == 201
+    assert sampand.json("GET", "/v1.50/networks/tinner")["Internal"]
+
+
 def test_connect_errors(sampand: Any) -> None:
     for path, body, status, message in (
         ("nosuch/connect", {"Container": "web"}, 404, "network nosuch not found"),

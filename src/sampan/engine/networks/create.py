@@ -18,6 +18,10 @@ from sampan.network.options import BridgeOptions, LanOptions
 
 PREDEFINED = ("bridge", "host", "none", "default")
 DRIVERS = ("bridge", "host", "null", "macvlan", "ipvlan")
+_OPERATORS_FIELDS = (
+    "configuration network can only contain network specific fields. Network operator fields like "
+    "[ ingress | internal | attachable | scope ] are not supported."
+)
 _NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node '
     "to swarm and try again."
@@ -147,19 +151,34 @@ def _check_scope(request: CreateNetwork) -> None:
 
 
 def _config_from(request: CreateNetwork, known: list[NetworkRecord]) -> NetworkRecord | None:
+    if request.config_only and (request.internal or request.attachable or request.scope):
+        raise errors.Forbidden(
+            _OPERATORS_FIELDS, hint="Give them to the networks that use this configuration."
+        )
     name = request.config_from.network if request.config_from else ""
     if not name:
         return None
     if request.config_only:
         raise errors.Forbidden("a configuration network cannot depend on another configuration network")
+    _check_unconfigured(request)
     found = next((item for item in known if item.name == name and item.config_only), None)
     if found is None:
         raise errors.NotFound(f'configuration network "{name}" does not exist')
-    if (request.ipam and request.ipam.config) or request.options or request.labels or request.internal:
-        raise errors.Forbidden(
-            f"user specified configurations are not supported if the network depends on configuration {name}"
-        )
     return found
+
+
+def _check_unconfigured(request: CreateNetwork) -> None:
+    """What a network that depends on a configuration may not say itself."""
+    ipam = request.ipam or IPAM()
+    given = ipam.config or ipam.options or ipam.driver not in ("", "default") or request.labels
+    if given or request.enable_ipv6 or request.enable_ipv4 is False:
+        raise errors.Forbidden(
+            "user specified configurations are not supported if the network depends on a configuration network"
+        )
+    if request.options:
+        raise errors.Forbidden(
+            "network driver options are not supported if the network depends on a configuration network"
+        )
 
 
 def _record(request: CreateNetwork, source: NetworkRecord | None) -> NetworkRecord:
@@ -190,7 +209,8 @@ def _record(request: CreateNetwork, source: NetworkRecord | None) -> NetworkReco
     if source is not None:
         record.config_from = source.name
         record.options, record.labels = dict(source.options), dict(source.labels)
-        record.internal, record.ipv6 = source.internal, source.ipv6
+        record.internal = request.internal or source.internal
+        record.ipv4, record.ipv6 = source.ipv4, source.ipv6
         record.subnets = [msgspec.structs.replace(item) for item in source.subnets]
     return record
 

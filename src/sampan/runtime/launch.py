@@ -186,18 +186,21 @@ def _execute(
     process.close_on_exec_from(_CHANNEL)
     if plan.get("init"):
         report.at("init")
-        _start_below_init(plan, shown)
+        _start_below_init(plan, environment, shown)
     report.at("exec", path)
     wire.send(report.channel, ("exec",))
-    os.execve(path, plan["args"], environment)
+    try:
+        os.execve(path, plan["args"], environment)
+    except ValueError:
+        raise program.null_byte(environment) from None
 
 
-def _start_below_init(plan: Plan, shown: Title) -> None:
+def _start_below_init(plan: Plan, environment: dict[str, str], shown: Title) -> None:
     """Fork; the child goes on to execve, this process stays as the container's reaper."""
     child = os.fork()
     if child == 0:
         reaper.prepare_child(plan["tty"])
         return
-    shown.show(b"docker-init", b"\0".join([b"/sbin/docker-init", b"--", *map(os.fsencode, plan["args"])]))
-    process.close_between(_CHANNEL, 0xFFFFFFFF)  # with the channel, which says that it has started
-    reaper.serve(child)
+    arguments = [b"/sbin/docker-init", b"--", *map(os.fsencode, plan["args"])]
+    shown.show(b"docker-init", b"\0".join(arguments))
+    reaper.serve(child, arguments, environment)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 from sampan.kernel import process, signals
+from sampan.runtime import init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import NoReturn
 
-_STANDARD_INPUT = 0
+_STANDARD_INPUT, _STANDARD_ERROR = 0, 2
 _OWN = {signals.SIGKILL, signals.SIGSTOP, signals.SIGCHLD, signals.SIGTTIN, signals.SIGTTOU}
 # Faults of this process itself are not for the child.
 _FAULTS = {signals.SIGSEGV, signals.SIGBUS, signals.SIGFPE, signals.SIGILL, signals.SIGABRT, signals.SIGTRAP}
@@ -25,17 +27,25 @@ def prepare_child(tty: bool) -> None:
         signals.signal(signals.SIGTTOU, signals.SIG_DFL)
 
 
-def serve(child: int) -> NoReturn:
-    """Forward and reap until ``child`` ends; exit with its code, 128 + n after signal n."""
+def serve(child: int, arguments: list[bytes], environment: Mapping[str, str]) -> NoReturn:
+    """Forward and reap until ``child`` ends; exit with its code, 128 + n after signal n.
+
+    As :mod:`sampan.runtime.init` where that can be executed, otherwise as this interpreter.
+    """
     if os.getpid() != 1:
         process.set_subreaper()
-    null = os.open("/dev/null", os.O_RDWR) if os.path.exists("/dev/null") else -1
-    if null >= 0:
-        os.dup2(null, _STANDARD_INPUT)
-        os.close(null)
     forwarded = set(signals.valid_signals()) - _OWN - _FAULTS
     watched = forwarded | {signals.SIGCHLD}
-    signals.pthread_sigmask(signals.SIG_BLOCK, watched)
+    signals.signal(signals.SIGXFSZ, signals.SIG_IGN)  # a limit of zero bytes is an error like others here
+    try:
+        program = init.make(watched)
+        signals.pthread_sigmask(signals.SIG_BLOCK, watched)
+        init.become(program, child, arguments, environment)
+    except OSError:
+        # Another machine, or the container's rules allow no memfd or no execveat: go on as this.
+        signals.pthread_sigmask(signals.SIG_BLOCK, watched)
+    _leave_input()
+    process.close_between(_STANDARD_ERROR + 1, 0xFFFFFFFF)  # with the channel, which says that it has started
     while True:
         code = _reap(child)
         if code is not None:
@@ -43,6 +53,13 @@ def serve(child: int) -> NoReturn:
         number = signals.sigwait(watched)
         if number != signals.SIGCHLD:
             _forward(child, number)
+
+
+def _leave_input() -> None:
+    null = os.open("/dev/null", os.O_RDWR) if os.path.exists("/dev/null") else -1
+    if null >= 0:
+        os.dup2(null, _STANDARD_INPUT)
+        os.close(null)
 
 
 def _forward(child: int, number: int) -> None:

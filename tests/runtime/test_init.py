@@ -1,0 +1,140 @@
+"""``--init``: the small program, on both machines, and the interpreter where it can't be executed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from sampan.runtime import init
+from tests.runtime.running import start, supervised
+
+_SOURCES = Path(init.__file__).parent / "data"
+_SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV}
+
+
+@pytest.mark.parametrize(("machine", "prefix"), [("x86_64", ""), ("aarch64", "aarch64-linux-gnu-")])
+def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str, prefix: str) -> None:
+    if (platform.machine() != machine and not prefix) or not shutil.which(f"{prefix}as"):
+        pytest.skip(f"no assembler for {machine}")
+    made, code = tmp_path / "o", tmp_path / "bin"
+    subprocess.run([f"{prefix}as", "-o", made, _SOURCES / f"init-{machine}.S"], check=True)
+    subprocess.run([f"{prefix}objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
+    assert init.program(machine, ()).endswith(code.read_bytes() + bytes(8))
+
+
+@pytest.fixture(params=["x86_64", "aarch64"])
+def program(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+    """The command of the program for a machine, emulated if it isn't this one's."""
+    machine = request.param
+    path = tmp_path / "init"
+    path.write_bytes(init.program(machine, _SIGNALS))
+    path.chmod(0o755)
+    if machine == platform.machine():
+        return [str(path)]
+    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
+    if not emulator:
+        pytest.skip(f"nothing executes programs of {machine} here")
+    return [emulator, str(path)]
+
+
+def below(program: list[str], script: str) -> int:
+    """The pid of an init with a shell script below it, not below this process's thread of pytest."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            os.execv("/bin/sh", ["sh", "-c", script])
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        reader, writer = os.pipe()
+        os.write(writer, child.to_bytes(4, "little"))
+        os.dup2(reader, 0)
+        os.execv(program[0], program)
+    finally:
+        os._exit(99)
+
+
+def code_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 7", 7), ("true", 0), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+)
+def test_it_ends_as_its_child(program: list[str], script: str, code: int) -> None:
+    assert code_of(below(program, script)) == code
+
+
+def test_signals_are_passed_on(program: list[str], tmp_path: Path) -> None:
+    names = ["HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "CONT", "ALRM", "URG"]
+    traps = "; ".join(f"trap 'echo {name} >> {tmp_path}/got' {name}" for name in names)
+    script = f"{traps}; trap 'exit 5' TERM; touch {tmp_path}/up; while :; do sleep 0.02; done"
+    pid = below(program, script)
+    wait_for(tmp_path / "up")
+    for name in names:
+        os.kill(pid, getattr(signal, f"SIG{name}"))
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "got").exists() or name not in (tmp_path / "got").read_text().split():
+            assert time.monotonic() < deadline, name
+            time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    assert code_of(pid) == 5
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.root
+def test_orphans_are_reaped_by_little_memory() -> None:
+    if platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("this machine has no small init")
+    script = "for i in 1 2 3 4 5; do (sleep .05 &) ; done; sleep 60"
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            process = await start(supervisor, box.plan(["sh", "-c", script], init=True, env=["A=b"]))
+            own = Path(f"/proc/{process.pid}")
+            await asyncio.sleep(0.4)
+            assert (own / "comm").read_text() == "docker-init\n"
+            assert (own / "environ").read_bytes().split(b"\0")[0] == b"A=b"
+            assert (own / "cmdline").read_bytes().startswith(b"/sbin/docker-init\0--\0sh\0")
+            states = subprocess.run(
+                ["ps", "-o", "stat=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+            )
+            assert not [line for line in states.stdout.splitlines() if line.startswith("Z")]
+            (size,) = [line for line in (own / "smaps_rollup").read_text().splitlines() if line[:4] == "Pss:"]
+            assert int(size.split()[1]) < 100  # kB
+            with pytest.raises(OSError):
+                os.truncate(own / "exe", 0)
+            await process.abort()
+
+    asyncio.run(go())
+
+
+@pytest.mark.root
+def test_rules_that_forbid_it_leave_the_interpreter() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            plan = box.plan(["sh", "-c", "trap 'exit 6' TERM; while :; do sleep .05; done"], init=True)
+            plan["rlimits"] = [[1, 0, 0]]  # RLIMIT_FSIZE: nothing can be written, the program neither
+            process = await start(supervisor, plan)
+            await asyncio.sleep(0.3)
+            assert "memfd" not in os.readlink(f"/proc/{process.pid}/exe")
+            process.signal(15)
+            assert (await process.wait()).code == 6
+
+    asyncio.run(go())

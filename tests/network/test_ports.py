@@ -103,6 +103,11 @@ class TestReservations:
             ports.release(held)
         assert numbers == [40000, 40001, 40002, 40003]
 
+    def test_an_address_of_another_machine_is_told_so(self) -> None:
+        with pytest.raises(errors.SystemFailure, match=r"192\.0\.2\.1:5000/tcp: cannot assign") as told:
+            Reservations().reserve([Wanted(1, "tcp", "192.0.2.1", 5000, 5000)], "a")
+        assert told.value.hint.startswith("192.0.2.1 is no address of this machine")
+
     def test_own_conflicts_are_worded_as_dockerd_does(self) -> None:
         ports = Reservations()
         held = ports.reserve([Wanted(80, "tcp", "", 7000, 7000)], "first")

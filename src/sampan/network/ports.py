@@ -8,6 +8,7 @@ also answers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
 import re
@@ -245,9 +246,17 @@ def bind(item: Published) -> socket.socket:
         result.close()
         raise _Taken(
             f"failed to bind host port {what}: {_go_words(failure)}",
-            hint=f"See who has it: ss -lp 'sport = {item.host_port}'; or publish another host port.",
+            hint=_bind_hint(failure, item),
         ) from failure
     return result
+
+
+def _bind_hint(failure: OSError, item: Published) -> str:
+    if failure.errno == errno.EADDRNOTAVAIL:
+        return f"{item.host_ip} is no address of this machine; ip addr lists those it has."
+    if failure.errno == errno.EADDRINUSE:
+        return f"See who has it: ss -lp 'sport = {item.host_port}'; or publish another host port."
+    return ""
 
 
 def _show(host: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SCHEMA = [
     "CREATE TABLE cleanup (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL)",
 ]
+_GATHER = 0.1  # seconds
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +65,7 @@ class Cleaner:
             await self._wake.wait()
             self._wake.clear()
             # One thread switch for all that has gathered; answers that are under way go first.
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_GATHER)
             while await asyncio.to_thread(self._batch):
                 pass
             if not self._wake.is_set():

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import STOCK_CLI, Daemon, import_busybox
+from tests.conftest import BIN, STOCK_CLI, Daemon, import_busybox
 from tests.dockerd import running_dockerd
 from tests.registry.front import Exchange, Front
-from tests.registry.serving import MANIFEST, Client, Served, digest_of
+from tests.registry.serving import CONFIG, INDEX, LAYER, MANIFEST, Client, Served, digest_of
 from tests.registry.test_server_access import users
 
 
@@ -423,6 +423,44 @@ def test_share(sampand: Daemon, busybox: str, new_sampand: Any, serve: Callable[
     assert {path.name for path in before} >= {
         path.name for path in (sampand.root / "blobs").rglob("*") if path.is_dir()
     }
+
+
+def test_share_of_an_index(new_sampand: Any, serve: Callable[..., Served]) -> None:
+    """What was pulled for all platforms is given as it came; what isn't whole as the one image that is here."""
+    source, engine = serve(data="source"), new_sampand()
+    entries = []
+    for machine in ("amd64", "arm64"):
+        layer = root_file_system(5000)
+        rootfs = {"type": "layers", "diff_ids": [digest_of(layer)]}
+        config = json.dumps({"architecture": machine, "os": "linux", "rootfs": rootfs}).encode()
+        document = {
+            "config": {"mediaType": CONFIG, "digest": source.blob("app", config), "size": len(config)},
+            "layers": [{"mediaType": LAYER, "digest": source.blob("app", layer), "size": len(layer)}],
+        }
+        raw = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **document}).encode()
+        source.put("app", digest_of(raw), raw)
+        platform = {"architecture": machine, "os": "linux"}
+        entries.append(
+            {"mediaType": MANIFEST, "digest": digest_of(raw), "size": len(raw), "platform": platform}
+        )
+    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+    assert source.put("app", "1", index, INDEX).status == 201
+    engine.docker("pull", f"{source.address}/app:1")
+    served = serve("--share", data=engine.root)
+    one = served.ask("GET", "/v2/app/manifests/1")
+    assert one.headers["Content-Type"] == MANIFEST
+
+    engine.docker("pull", "--all-platforms", f"{source.address}/app:1", cli=str(BIN / "sampan"))
+    whole = served.ask("GET", "/v2/app/manifests/1")
+    assert (whole.data, whole.headers["Content-Type"]) == (index, INDEX)
+    for entry in entries:
+        manifest = served.json(f"/v2/app/manifests/{entry['digest']}")
+        for pointer in (manifest["config"], *manifest["layers"]):
+            data = served.ask("GET", f"/v2/app/blobs/{pointer['digest']}").data
+            assert digest_of(data) == pointer["digest"]
+    other = new_sampand()
+    other.docker("pull", "--platform", "linux/arm64", f"{served.address}/app:1")
+    assert other.docker("inspect", "-f", "{{.Architecture}}", f"{served.address}/app:1").stdout == "arm64\n"
 
 
 def test_share_of_an_engine_that_starts_and_ends(new_sampand: Any, serve: Callable[..., Served]) -> None:

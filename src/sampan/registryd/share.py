@@ -3,6 +3,9 @@
 The engine may be running, or not: its database is only read, nothing that it made is changed.
 Layers whose archive isn't kept are made again on the way out, byte for byte, as ``save`` does.
 
+A name that stands for an index of several platforms is that index here, when all of it can be given; else it is
+the image that it stands for on the engine's machine.
+
 The image ``team/app:1`` is ``team/app:1`` here, too; an official one (``busybox``) is also found below
 ``library/``; one that was pulled from ``host:5000/team/app`` is found below ``team/app``, and one of
 ``ghcr.io/team/app`` also below that whole name.
@@ -16,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +35,15 @@ from sampan.storage import digest as digests
 from sampan.storage.digest import Digest
 from sampan.storage.layers import Layer, chain_ids
 from sampan.storage.record import replay
+
+_NAMES = "SELECT t.name, t.image, coalesce(x.digest, '') FROM tags t LEFT JOIN targets x ON x.name = t.name"
+
+
+class _Named(NamedTuple):
+    """What a tag stands for: an image, and the kept index that has it, or ""."""
+
+    image: Digest
+    target: Digest
 
 
 class Share:
@@ -49,6 +61,9 @@ class Share:
         # Not "mode=ro": without a running engine there is no shared memory for the log, and it must be made.
         self._db = sqlite3.connect(f"file:{root}/sampan.db?mode=rw", uri=True, check_same_thread=False)
         self._db.execute("PRAGMA query_only=ON")
+        if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'targets'"):
+            self.close()
+            raise errors.InvalidParameter(f"{root} is older than this sampan", hint="Start its engine once.")
 
     def close(self) -> None:
         """Close the database."""
@@ -60,16 +75,16 @@ class Share:
 
     # -- names ------------------------------------------------------------------------------------------
 
-    def _tags(self) -> dict[str, dict[str, Digest]]:
+    def _tags(self) -> dict[str, dict[str, _Named]]:
         """Repository → tag → image. Where two images have one name, Docker Hub's comes first."""
-        found: dict[str, dict[str, Digest]] = {}
-        rows = [(Reference.parse(name), image) for name, image in self._query("SELECT name, image FROM tags")]
-        for reference, image in sorted(rows, key=lambda row: (row[0].domain != "docker.io", row[0])):
+        found: dict[str, dict[str, _Named]] = {}
+        rows = [(Reference.parse(name), _Named(image, index)) for name, image, index in self._query(_NAMES)]
+        for reference, named in sorted(rows, key=lambda row: (row[0].domain != "docker.io", row[0])):
             for repository in _repositories(reference):
-                found.setdefault(repository, {}).setdefault(reference.tag, image)
+                found.setdefault(repository, {}).setdefault(reference.tag, named)
         return found
 
-    def _repository(self, repository: str) -> dict[str, Digest]:
+    def _repository(self, repository: str) -> dict[str, _Named]:
         found = self._tags().get(repository)
         if found is None:
             raise Refusal(
@@ -87,10 +102,11 @@ class Share:
 
     # -- content ----------------------------------------------------------------------------------------
 
-    def _manifests(self, repository: str) -> dict[Digest, str]:
-        """Digest → the image's id, of all manifests of a repository; of indexes it has only the digest."""
-        found = {}
-        for image in set(self._repository(repository).values()):
+    def _contents(self, repository: str) -> dict[Digest, Digest]:
+        """Everything of a repository, manifests and blobs → the image that it belongs to."""
+        found: dict[Digest, Digest] = {}
+        for image, index in set(self._repository(repository).values()):
+            found |= self._members(index)
             rows = self._query("SELECT manifest, blobs FROM images WHERE id = ?", image)
             for manifest, blobs in rows:
                 found[manifest] = image
@@ -98,19 +114,36 @@ class Share:
                     found.setdefault(blob, image)
         return found
 
+    def _members(self, index: Digest) -> dict[Digest, Digest]:
+        """The same of an index; nothing unless all of it can be given."""
+        if not index:
+            return {}
+        found = {index: index}
+        try:
+            for entry in documents.parse_index(self._path(index).read_bytes()).manifests:
+                manifest = documents.parse_manifest(self._path(entry.digest).read_bytes())
+                image = manifest.config.digest
+                found |= dict.fromkeys(
+                    (entry.digest, image, *(layer.digest for layer in manifest.layers)), image
+                )
+        except (FileNotFoundError, errors.SampanError):
+            return {}
+        here = all(self._path(one).exists() or self._layer(image, one) for one, image in found.items())
+        return found if here else {}
+
     def document(self, repository: str, reference: str) -> Document:
         """See ``content.Source``."""
         unknown = Refusal("MANIFEST_UNKNOWN", "manifest unknown to registry", detail={"reference": reference})
         if digests.valid(reference):
-            if reference not in self._manifests(repository):
+            if reference not in self._contents(repository):
                 raise unknown
             digest = reference
         else:
-            image = self._repository(repository).get(names.tag(reference))
-            rows = self._query("SELECT manifest FROM images WHERE id = ?", image) if image else []
-            if not rows:
+            named = self._repository(repository).get(names.tag(reference))
+            rows = self._query("SELECT manifest FROM images WHERE id = ?", named.image) if named else []
+            if named is None or not rows:
                 raise unknown
-            digest = rows[0][0]
+            digest = named.target if self._members(named.target) else rows[0][0]
         try:
             raw = self._path(digest).read_bytes()
             return Document(raw, documents.media_type_of(raw), digest)
@@ -122,12 +155,12 @@ class Share:
 
     def blob(self, repository: str, digest: Digest) -> Blob:
         """See ``content.Source``."""
-        manifests = self._manifests(repository)
-        if digest in manifests:
+        contents = self._contents(repository)
+        if digest in contents:
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
                 return Blob(digest, os.fstat(descriptor).st_size, descriptor)
-            layer = self._layer(manifests[digest], digest)
+            layer = self._layer(contents[digest], digest)
             if layer is not None:
                 return MadeAgain(self._root / "layers" / digests.encoded(layer.chain_id), layer)
         raise unknown_blob(digest)
@@ -151,7 +184,7 @@ class Share:
         """See ``content.Source``; sizes are those of the images' files."""
         found = []
         for name, tags in sorted(self._tags().items()):
-            images = set(tags.values())
+            images = {named.image for named in tags.values()}
             marks = ",".join("?" * len(images))
             rows = self._query(f"SELECT coalesce(sum(size), 0) FROM images WHERE id IN ({marks})", *images)
             entry = {"name": name, "tags": len(tags), "manifests": len(images), "blobs": 0}

@@ -30,15 +30,15 @@ _PLAN = {
     "tty": False,
     "stdin": False,
     "run_dir": "/nonexistent",
-    "log": None,
 }
+_LOG = {"path": "/dev/null", "max_size": 1 << 20, "max_file": 5, "compress": False}
 
 
 def rehearse(shown: Title) -> None:
     """Be a monitor a few times, under the name of the zygote. Signals' handlers are to be set afterwards."""
     before = _descriptors()
     for number in range(_ROUNDS):
-        _play(shown, forking=number < _FORKS)
+        _play(shown, ("local", "json-file")[number % 2], forking=number < _FORKS)
     signals.set_wakeup_fd(-1)
     gc.collect()  # sockets that are forgotten are closed
     for fd in _descriptors() - before:
@@ -52,8 +52,8 @@ def _descriptors() -> set[int]:
     return {int(name) for name in os.listdir("/proc/self/fd")}
 
 
-def _play(shown: Title, *, forking: bool) -> None:
-    """A container's start as its monitor sees it, up to where it waits; a line of output."""
+def _play(shown: Title, driver: str, *, forking: bool) -> None:
+    """A container's start as its monitor sees it, up to where it waits; a line of output, and its log."""
     engine, control = wire.pair()
     first, ours = wire.pair()
     output, writer = os.pipe2(os.O_CLOEXEC)
@@ -66,7 +66,8 @@ def _play(shown: Title, *, forking: bool) -> None:
     wire.send(control, ("hello", os.getpid(), 0, 0))
     if forking:
         _fork(launch.Origin(shown, -1, -1, nobody))
-    wire.send(first, ("started", _PLAN), (listener.fileno(), output, errors))
+    log = {**_LOG, "driver": driver}
+    wire.send(first, ("started", {**_PLAN, "log": log}), (listener.fileno(), output, errors))
     message, given = wire.receive(ours)
     plan = message[1]
     shown.show(b"sampan-zygote", f"sampan-zygote {plan['kind']} {plan['id']}".encode())

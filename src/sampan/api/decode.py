@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +13,8 @@ from sampan import errors, gojson
 from sampan.api import jsonsyntax
 
 T = TypeVar("T")
+_MOST_DIGITS = 400  # beyond what a float can hold
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(data: bytes) -> Any:
@@ -28,10 +32,24 @@ def parse_json(data: bytes) -> Any:
     if fault:
         raise errors.InvalidParameter(f"invalid JSON: {fault}")
     try:
-        found = json.loads(data.decode("utf-8", "replace"))
-        return msgspec.json.decode(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        found = json.loads(data.decode("utf-8", "replace"), parse_int=_integer, parse_float=_float)
+        text = json.dumps(found, ensure_ascii=False)
+        return msgspec.json.decode(_SURROGATE.sub("\ufffd", text).encode())
     except (ValueError, RecursionError):
         raise errors.InvalidParameter("invalid JSON: exceeded max depth") from None
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise errors.InvalidParameter(f"invalid JSON: number {text[:_MOST_DIGITS]}… is out of range")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise errors.InvalidParameter(f"invalid JSON: number {text[:_MOST_DIGITS]} is out of range")
+    return value
 
 
 def _explain(data: bytes) -> str:

@@ -19,6 +19,7 @@ _EXEC = "OCI runtime exec failed: exec failed: unable to start container process
 _UNKNOWN = 128  # Docker's State.ExitCode when no program ran and none of the codes below fits
 _NOT_EXECUTABLE = 126
 _NOT_FOUND = 127
+_HIGH = "Beyond its own limits the engine needs CAP_SYS_RESOURCE; fs.nr_open bounds nofile for everybody."
 _HINTS = {
     errno.ENOENT: "Is its interpreter (the #! line or the ELF loader) in the image?",
     errno.ENOEXEC: "The program is for another architecture, or a script without a #! line.",
@@ -35,6 +36,8 @@ def start_failure(kind: str, step: str, number: int, detail: object, text: str) 
     if step == "program":
         code = _NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else _NOT_EXECUTABLE
         return StartFailure(prefix + text, exit_code=code, status=400)
+    if step == "exec" and text.startswith("environment variable"):
+        return StartFailure(prefix + text, exit_code=_UNKNOWN, status=500)
     if step == "exec":
         code = _NOT_FOUND if number == errno.ENOENT else _NOT_EXECUTABLE
         message = f"{prefix}exec {detail}: {_words(number)}"
@@ -45,6 +48,9 @@ def start_failure(kind: str, step: str, number: int, detail: object, text: str) 
         return _mount_failure(prefix, number, detail, text)
     if step == "killed":
         return _killed(prefix, detail)
+    if step == "rlimit":
+        message = f"{prefix}error setting rlimits for ready process: error setting rlimit type {detail}: "
+        return StartFailure(message + _words(number), exit_code=_UNKNOWN, status=500, hint=_HIGH)
     what = f"{step} {detail}".strip()
     reason = text if not number else _words(number) + (f" ({text})" if text and text != str(detail) else "")
     return StartFailure(f"{prefix}{what}: {reason}", exit_code=_UNKNOWN, status=500, hint=_hint(step, number))

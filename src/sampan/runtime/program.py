@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_SHOWN = 200  # characters of a variable
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -42,6 +43,18 @@ def find(name: str, environment: Mapping[str, str]) -> str:
             raise ProgramError(errno.EACCES, text)
         return candidate
     raise ProgramError(errno.ENOENT, f'exec: "{name}": executable file not found in $PATH')
+
+
+def null_byte(environment: Mapping[str, str]) -> ProgramError:
+    """What to say of a NUL in a variable, or else in an argument: neither can be handed over."""
+    for name, value in environment.items():
+        entry = f"{name}={value}"
+        if "\0" in entry:
+            shown = entry[:_SHOWN].replace("\0", "\\x00")
+            return ProgramError(
+                errno.EINVAL, f'environment variable value can\'t contain null(\\x00): "{shown}"'
+            )
+    return ProgramError(errno.EINVAL, "")
 
 
 def _check(path: str) -> None:

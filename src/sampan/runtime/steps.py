@@ -32,6 +32,9 @@ _CHANGED_SIGNALS = (
 )
 
 
+_MOST_TEXT = 4096
+
+
 class Report:
     """Where we are, for the error message, and the way to say it."""
 
@@ -51,10 +54,16 @@ class Report:
         text = str(error) if not isinstance(error, OSError) else str(error.filename or "")
         if not isinstance(error, OSError | identity.IdentityError | program.ProgramError | ValueError):
             text = f"{type(error).__name__}: {text}"
+        detail = tuple(map(_cut, self.detail)) if isinstance(self.detail, tuple) else _cut(self.detail)
         try:
-            wire.send(self.channel, ("failed", self.step, number, self.detail, text))
+            wire.send(self.channel, ("failed", self.step, number, detail, _cut(text)))
         finally:
             os._exit(FAILED)
+
+
+def _cut(value: object) -> object:
+    """As much of a text as fits into a message, whatever the user has given."""
+    return value[:_MOST_TEXT] if isinstance(value, str) else value
 
 
 def reset_signals() -> None:
@@ -115,10 +124,10 @@ def set_names(plan: Plan, tools: HostFiles, report: Report) -> None:
 
 
 def set_limits(plan: Plan, tools: HostFiles, report: Report) -> None:
-    """Resource limits, OOM score, AppArmor profile. What the host withholds is an error if the plan is "strict"."""
+    """Resource limits, OOM score (an error if withheld and the plan is "strict"), AppArmor profile."""
     for number, soft, hard in plan.get("rlimits", ()):
         report.at("rlimit", number)
-        _set_limit(number, soft, hard, strict=bool(plan.get("strict")))
+        _set_limit(number, soft, hard)
     if tools.oom >= 0:
         report.at("oom_score_adj", plan["oom_score_adj"])
         _set_oom_score(tools.oom, plan["oom_score_adj"], strict=bool(plan.get("strict")))
@@ -127,21 +136,12 @@ def set_limits(plan: Plan, tools: HostFiles, report: Report) -> None:
         os.write(tools.apparmor, f"exec {plan['apparmor']}".encode())
 
 
-def _set_limit(number: int, soft: int, hard: int, *, strict: bool) -> None:
-    """Without CAP_SYS_RESOURCE the hard limit can't grow: then as much as there is."""
+def _set_limit(number: int, soft: int, hard: int) -> None:
+    """Refused (EPERM) are more open files than fs.nr_open, and more than there is without CAP_SYS_RESOURCE."""
     try:
         resource.setrlimit(number, (soft, hard))
     except ValueError as error:
-        if strict:
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
-        ceiling = resource.getrlimit(number)[1]
-        resource.setrlimit(number, (_lower(soft, ceiling), _lower(hard, ceiling)))
-
-
-def _lower(wanted: int, ceiling: int) -> int:
-    if ceiling == resource.RLIM_INFINITY:
-        return wanted
-    return ceiling if wanted == resource.RLIM_INFINITY else min(wanted, ceiling)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
 
 
 def _set_oom_score(fd: int, value: int, *, strict: bool) -> None:

@@ -299,7 +299,7 @@ def parse_set(text: str) -> set[int] | None:
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
             return None
         found.update(range(int(first), int(last or first) + 1))
     return found

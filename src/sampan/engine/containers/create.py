@@ -202,7 +202,7 @@ async def _make(containers: Containers, container: Container) -> None:
             containers.registry.finish(container)
             undo.pop_all()
     except OSError as problem:
-        raise errors.SystemFailure(f"creating the container failed: {problem}") from problem
+        raise _failed(problem) from problem
 
 
 def _make_plain(containers: Containers, container: Container) -> None:
@@ -220,8 +220,14 @@ def _make_plain(containers: Containers, container: Container) -> None:
         with contextlib.suppress(OSError):
             remove_tree(str(containers.state_dir(container.id)))
         if isinstance(problem, OSError):
-            raise errors.SystemFailure(f"creating the container failed: {problem}") from problem
+            raise _failed(problem) from problem
         raise
+
+
+def _failed(problem: OSError) -> errors.SystemFailure:
+    what = f"{problem.filename}: " if problem.filename else ""
+    reason = os.strerror(problem.errno or 0).lower()
+    return errors.SystemFailure(f"creating the container failed: {what}{reason}")
 
 
 def _chains(container: Container) -> list[str]:

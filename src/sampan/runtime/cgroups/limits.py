@@ -77,7 +77,9 @@ class Setting:
             try:
                 write(f"{directory}/{name}", value)
             except OSError as error:
-                raise LimitRefused(error.errno or 0, f"{directory}/{name}", value) from None
+                # A weight for a device whose scheduler knows none.
+                if not (self.optional and error.errno == errno.EOPNOTSUPP):
+                    raise LimitRefused(error.errno or 0, f"{directory}/{name}", value) from None
         if not present and not self.optional and self.files[0][1] not in _NONE:
             raise LimitMissing(self.controller, directory, self.files)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import email.utils
 import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -150,12 +152,20 @@ def test_a_limit_that_ends_soon_is_waited_for(new_store: NewStore, front: NewFro
 
 def test_a_limit_that_lasts_is_explained(new_store: NewStore, front: NewFront) -> None:
     body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "You have reached your pull rate limit."}]}'
+    headers = {
+        "Retry_After": email.utils.formatdate(time.time() + 3 * 3600, usegmt=True),
+        "ratelimit_limit": "100;w=21600",
+        "docker_ratelimit_source": "192.0.2.7",
+    }
     address = front(
-        lambda exchange: "/manifests/" in exchange.path and exchange.answer(429, body, Retry_After="7200")
+        lambda exchange: "/manifests/" in exchange.path and exchange.answer(429, body, **headers)
     ).address
     with pytest.raises(errors.SystemFailure, match="You have reached your pull rate limit") as caught:
         Puller(new_store("one"), Gates()).pull(Transport(address), Reference.parse(f"{address}/x:1"), quiet)
-    assert "7200 seconds" in str(caught.value.hint) and "docker login" in str(caught.value.hint)
+    assert caught.value.hint == (
+        "The registry lets this address pull 100 times in 6 hours. It ends in 3 hours. docker login raises it; "
+        "so does a mirror (registry-mirrors)."
+    )
 
 
 def test_another_host_gets_no_credentials(new_store: NewStore, front: NewFront, registry: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import signal
 import ssl
@@ -213,6 +214,20 @@ def test_tls(tmp_path: Path, serve: Callable[..., Served]) -> None:
     raise AssertionError("the new certificate isn't shown")
 
 
+def test_keys_that_do_not_fit(tmp_path: Path, serve: Callable[..., Served]) -> None:
+    (cert, key), (_, other) = certificate(tmp_path, "one"), certificate(tmp_path, "two")
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "pkey", "-in", key, "-aes128", "-passout", "pass:secret", "-out", locked]
+    subprocess.run(command, check=True, capture_output=True)
+    for pair, words in (
+        ((cert, other), f"{other} isn't the key of {cert}"),
+        ((key, key), f"no certificate in {key}"),
+        ((cert, locked), f"no key in {locked}"),
+    ):
+        with pytest.raises(AssertionError, match=re.escape(words)):
+            serve("--tls-cert", str(pair[0]), "--tls-key", str(pair[1]))
+
+
 def test_content_is_no_business_of_other_users(served: Served) -> None:
     assert served.data.stat().st_mode & 0o077 == 0
 
@@ -221,7 +236,7 @@ def test_content_is_no_business_of_other_users(served: Served) -> None:
     ("flags", "words"),
     [
         (["--tls-cert", "/nope"], "belong together"),
-        (["--tls-cert", "/nope", "--tls-key", "/nope"], "could not load X509 key pair"),
+        (["--tls-cert", "/nope", "--tls-key", "/nope"], "No such file or directory: '/nope'"),
         (["--htpasswd", "/nope"], "can't read the users"),
         (["--anonymous-pull"], "needs --htpasswd"),
         (["--share", "--mirror", "http://x"], "exclude each other"),
@@ -233,6 +248,7 @@ def test_content_is_no_business_of_other_users(served: Served) -> None:
         (["--share", "--upload-life", "1h"], "no meaning with --share"),
         (["--collect-every", "0s"], "must be positive"),
         (["--notify-header", "x"], "not of the form"),
+        (["--notify", "x.example/hook"], "begins with http"),
     ],
 )
 def test_settings_that_make_no_sense(serve: Callable[..., Served], flags: list[str], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import os
 import ssl
@@ -14,8 +15,10 @@ from urllib.parse import urlsplit
 import urllib3
 
 import sampan
+from sampan.images.manifest import LIMIT
 
 _AGENT = f"sampan/{sampan.__version__}"
+_REST = 64 << 10
 _TIMEOUT = urllib3.Timeout(connect=15, read=60)
 
 
@@ -88,14 +91,25 @@ class Pools:
         self._pools: dict[str, urllib3.PoolManager] = {}
 
     def request(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        preload_content: bool = True,
+        **options: Any,
     ) -> urllib3.BaseHTTPResponse:
-        """One request as urllib3 does it; urllib3.exceptions.HTTPError."""
+        """One request as urllib3 does it; urllib3.exceptions.HTTPError.
+
+        With ``preload_content`` the whole answer is read, which may have ``LIMIT`` bytes (ProtocolError).
+        """
         proxy = self._proxies.for_url(url)
         pool = self._pools.get(proxy)
         if pool is None:
             pool = self._pools.setdefault(proxy, self._make(proxy))
-        return pool.request(method, url, headers={"User-Agent": _AGENT, **(headers or {})}, **options)
+        fields = {"User-Agent": _AGENT, **(headers or {})}
+        response = pool.request(method, url, headers=fields, preload_content=False, **options)
+        return _whole(response) if preload_content else response
 
     def _make(self, proxy: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -111,6 +125,30 @@ class Pools:
             login = f"{user.username}:{user.password or ''}"
             options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
         return urllib3.ProxyManager(proxy, **options)
+
+
+def _whole(response: urllib3.BaseHTTPResponse) -> urllib3.HTTPResponse:
+    """An answer with its content, which has to end."""
+    data = response.read(LIMIT + 1)
+    if len(data) > LIMIT:
+        response.close()
+        raise urllib3.exceptions.ProtocolError(f"the answer is longer than {LIMIT} bytes")
+    response.release_conn()
+    return urllib3.HTTPResponse(
+        io.BytesIO(data), response.headers, response.status, reason=response.reason, decode_content=False
+    )
+
+
+def discard(response: urllib3.BaseHTTPResponse) -> None:
+    """Let go of an answer: its connection serves again if the rest is short, and is closed otherwise."""
+    try:
+        over = len(response.read(_REST)) < _REST
+    except urllib3.exceptions.HTTPError:
+        over = False
+    if over:
+        response.release_conn()
+    else:
+        response.close()
 
 
 def _unverified() -> ssl.SSLContext:

@@ -21,9 +21,10 @@ import urllib3
 
 from sampan import errors
 from sampan.images.manifest import LIMIT
+from sampan.registry import limits
 from sampan.registry.auth import Authorizer, Credentials
 from sampan.registry.faults import unreachable
-from sampan.registry.pools import Pools, Proxies
+from sampan.registry.pools import Pools, Proxies, discard
 
 Body: TypeAlias = bytes | Callable[[], Iterator[bytes]] | None
 """What a request carries: bytes, or what gives the pieces anew for each try."""
@@ -166,7 +167,7 @@ class Transport:
             pause = _pause(response, attempt)
             if pause is None:
                 return response
-            response.drain_conn()
+            discard(response)
             time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -182,7 +183,7 @@ class Transport:
         known = self._auth.header(scope) != shown or self._auth.learn(challenge, scope)
         if not known and self._auth.header(scope) == shown:
             return response
-        response.drain_conn()
+        discard(response)
         return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)[0]
 
     def _follow(
@@ -209,7 +210,7 @@ class Transport:
                 or not target
             ):
                 return response, urlsplit(url).netloc != first
-            response.drain_conn()
+            discard(response)
             before, url = urlsplit(url), urljoin(url, target)
             after = urlsplit(url)
             if after.scheme not in ("https", before.scheme):
@@ -259,9 +260,7 @@ def failure(
         message = f"unexpected status {response.status}"
     text = f"{code.lower().replace('_', ' ')}: {message}" if code else message
     if response.status == 429:
-        wait = response.headers.get("Retry-After")
-        until = f" It ends in {wait} seconds." if wait else " It counts pulls of the last hours."
-        hint = f"The registry limits how often this address or user may pull.{until} docker login raises it."
+        hint = limits.explained(response.headers)
         return errors.SystemFailure(f"toomanyrequests: {message}", hint=hint)
     if response.status in (401, 403):
         return _denied(response, what, text if code else "", pushing=pushing)
@@ -286,10 +285,10 @@ def _denied(response: urllib3.BaseHTTPResponse, what: str, text: str, *, pushing
 
 def _pause(response: urllib3.BaseHTTPResponse, attempt: int) -> float | None:
     """Seconds to wait before the next try; None when the registry wants more than is sensible."""
-    wait = response.headers.get("Retry-After", "")
-    if not wait.isdigit():
+    wait = limits.retry_after(response.headers)
+    if wait is None:
         return None if response.status == 429 else 0.2 * 2**attempt
-    return float(wait) if float(wait) <= _RETRY_LIMIT else None
+    return wait if wait <= _RETRY_LIMIT else None
 
 
 def _may_be_insecure(host: str, listed: tuple[str, ...]) -> bool:

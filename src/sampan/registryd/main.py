@@ -109,6 +109,9 @@ def _check(settings: Settings) -> None:
         raise errors.InvalidParameter(
             f"--mirror {settings.mirror} is no URL", hint="For example https://registry-1.docker.io"
         )
+    for url in settings.notify:
+        if not url.startswith(("http://", "https://")):
+            raise errors.InvalidParameter(f"--notify {url}: not a URL that begins with http:// or https://")
     for line in settings.notify_headers:
         if ":" not in line or "\n" in line:
             raise errors.InvalidParameter(f"--notify-header {line!r}: not of the form 'Name: value'")
@@ -167,9 +170,20 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    cert, key = settings.tls_cert, settings.tls_key
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
+        for place in (cert, key):
+            Path(place).read_bytes()  # OpenSSL's error names no file
+        context.load_cert_chain(cert, key, password="")  # or it would ask at the terminal
+    except ssl.SSLError as error:
+        other = error.reason == "KEY_VALUES_MISMATCH"
+        fault = (
+            f"{key} isn't the key of {cert}"
+            if other
+            else f"no certificate in {cert} or no key in {key} (PEM)"
+        )
+        raise errors.InvalidParameter(f"could not load X509 key pair: {fault}") from error
+    except OSError as error:
         raise errors.InvalidParameter(f"could not load X509 key pair: {error}") from error
     return context
 

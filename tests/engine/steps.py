@@ -43,7 +43,7 @@ def unframed(data: bytes) -> str:
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
         parts.append(data[at + 8 : end])
         at = end
-    return b"".join(parts).decode()
+    return b"".join(parts).decode("utf-8", "surrogateescape")
 
 
 def inside(daemon: Daemon, container: str, script: str, **body: Any) -> str:

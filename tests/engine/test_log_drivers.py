@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -247,3 +248,90 @@ def test_journald_that_is_not_there(sampand: Daemon) -> None:
     with made(sampand, start=False, **log_to("journald")) as container:
         status, _, data = sampand.api("POST", f"/containers/{container}/start")
         assert (status, b"journald is not enabled on this host" in data) == (500, True)
+
+
+JOURNALD = "/lib/systemd/systemd-journald"
+
+
+@pytest.fixture
+def journald(tmp_path: Path) -> Iterator[int]:
+    """A real journald whose files are in a mount namespace of its own; its pid."""
+    if os.path.exists(JOURNAL):
+        pytest.skip("this machine has a journald of its own")
+    if not os.path.exists(JOURNALD) or not shutil.which("journalctl"):
+        pytest.skip("systemd-journald is not installed")
+    folder = Path(JOURNAL).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    hide = "for d in /run/log /var/log/journal; do mkdir -p $d && mount -t tmpfs none $d; done"
+    process = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", f"{hide}; exec {JOURNALD}"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not os.path.exists(JOURNAL):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.skip("systemd-journald does not start here")
+            time.sleep(0.05)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(10)
+        for path in set(folder.iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def entries(journald: int, container: str, count: int) -> list[dict[str, Any]]:
+    """What the journal has of a container, once there are so many; ours and journald's own fields."""
+    inside = ["nsenter", "-t", str(journald), "-m", "journalctl"]
+    deadline = time.monotonic() + 15
+    while True:
+        query = [*inside, "-o", "json", "--all", "--no-pager", f"CONTAINER_ID_FULL={container}"]
+        lines = subprocess.run(query, capture_output=True, check=True).stdout.splitlines()
+        if len(lines) >= count:
+            return [json.loads(line) for line in lines]
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.1)
+
+
+def test_a_real_journald(sampand: Daemon, journald: int) -> None:
+    script = r"printf 'two\n\nlines\377\n'; head -c 40000 /dev/zero | tr '\0' y; echo; printf unfinished; sleep .1; echo err >&2"
+    body = log_to("journald", script, labels="a.b", env="E,_F", tag="{{.Name}}-x")
+    asked = {**body, "Labels": {"a.b": "label"}, "Env": ["E=vari\nable", "_F=x"]}
+    container, logs = finish(sampand, asked)
+    assert (
+        logs.encode("utf-8", "surrogateescape")
+        == b"two\n\nlines\xff\n" + b"y" * 40_000 + b"\nerr\nunfinished"
+    )
+    found = entries(journald, container, 8)
+    messages = [entry["MESSAGE"] for entry in found]
+    assert messages[:2] == ["two", ""] and bytes(messages[2]) == b"lines\xff"
+    assert [len(part) for part in messages[3:6]] == [16384, 16384, 7232]
+    assert sorted(messages[6:]) == ["err", "unfinished"]
+    common = {
+        "CONTAINER_ID": container[:12],
+        "CONTAINER_ID_FULL": container,
+        "IMAGE_NAME": "busybox",
+        "A_B": "label",
+        "E": "vari\nable",
+        "F": "x",
+        "_TRANSPORT": "journal",
+    }
+    for number, entry in enumerate(found, 1):
+        assert {key: entry[key] for key in common} == common
+        assert entry["CONTAINER_TAG"] == entry["SYSLOG_IDENTIFIER"] == f"{entry['CONTAINER_NAME']}-x"
+        assert entry["PRIORITY"] == ("3" if entry["MESSAGE"] == "err" else "6")
+        assert entry["CONTAINER_LOG_ORDINAL"] == str(number)
+        assert re.fullmatch(r"[\d-]{10}T[\d:]{8}(\.\d+)?Z", entry["SYSLOG_TIMESTAMP"])
+    assert len({entry["CONTAINER_LOG_EPOCH"] for entry in found}) == 1
+    parts = [
+        tuple(entry.get(f"CONTAINER_PARTIAL_{name}") for name in ("ORDINAL", "LAST", "MESSAGE"))
+        for entry in found
+    ]
+    assert parts[:3] == [(None, None, None)] * 3
+    assert parts[3:6] == [("1", "false", "true"), ("2", "false", "true"), ("3", "true", None)]
+    unfinished = parts[messages.index("unfinished")]
+    assert unfinished == ("1", "false", "true")
+    assert len({entry["CONTAINER_PARTIAL_ID"] for entry in found[3:6]}) == 1

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from sampan.runtime import logformat
+
 LINE = 16 << 10
 """Bytes of a line after which it is sent in parts, as Docker does."""
 TRIES = 3
@@ -150,16 +152,34 @@ class Journal:
         self._fields = {str(key): str(value) for key, value in config["fields"].items()}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.settimeout(_TIMEOUT)
+        # They tell a reader the order, also of entries with the same time.
+        self._epoch = os.urandom(32).hex()
+        self._ordinal = 0
+        self._parts: dict[int, tuple[str, int]] = {}  # of unfinished lines: id, and how many there were
 
     def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
         """Send one entry."""
-        fields = [(name, value.encode("utf-8", "surrogateescape")) for name, value in self._fields.items()]
-        fields.append(("PRIORITY", b"%d" % (_ERROR if stream == 2 else _INFO)))
-        fields.append(("SYSLOG_TIMESTAMP", rfc5424_time(now, micro=True).encode()))
+        fields = self._fields | {
+            "PRIORITY": str(_ERROR if stream == 2 else _INFO),
+            "SYSLOG_TIMESTAMP": logformat.timestamp(now).decode(),
+            "CONTAINER_LOG_EPOCH": self._epoch,
+            "CONTAINER_LOG_ORDINAL": str(self._ordinal + 1),
+        }
+        which, number = self._parts.get(stream, ("", 0))
+        if partial or which:
+            which = which or os.urandom(32).hex()
+            fields["CONTAINER_PARTIAL_ID"] = which
+            fields["CONTAINER_PARTIAL_ORDINAL"] = str(number + 1)
+            fields["CONTAINER_PARTIAL_LAST"] = "false" if partial else "true"
         if partial:
-            fields.append(("CONTAINER_PARTIAL_MESSAGE", b"true"))
-        fields.append(("MESSAGE", line))
-        self._socket.sendto(b"".join(field(name, value) for name, value in fields), self._path)
+            fields["CONTAINER_PARTIAL_MESSAGE"] = "true"
+        encoded = [field(name, value.encode("utf-8", "surrogateescape")) for name, value in fields.items()]
+        self._socket.sendto(b"".join([*encoded, field("MESSAGE", line)]), self._path)
+        self._ordinal += 1
+        if partial:
+            self._parts[stream] = (which, number + 1)
+        else:
+            self._parts.pop(stream, None)
 
     def close(self) -> None:
         """Datagrams need no end."""
@@ -254,7 +274,7 @@ def main(arguments: list[str]) -> None:
         for line, partial in lines.take(stream, data):
             delivery.send(stream, now, line, partial)
     for stream, line in lines.end():
-        delivery.send(stream, last, line, False)
+        delivery.send(stream, last, line, True)
     sink.close()
 
 

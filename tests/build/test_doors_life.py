@@ -254,6 +254,9 @@ def test_what_is_refused(door: Door) -> None:
         ("COPY --from=0 / /x", "invalid from flag value 0: refers to current build stage"),
         ("COPY --from=7 / /x", "invalid from flag value 7: index out of bounds"),
         ("FROM --platform=$UNSET BASE", "empty platform value from expression $UNSET"),
+        ("RUN --mount=type=tmpfs,target=/ true", 'invalid mount target "/"'),
+        ("ADD --checksum=sha256:0 f /x", "checksum can't be specified for non-HTTP(S) sources"),
+        ("ADD --checksum=sha256:0 http://127.0.0.1:1/x /x", "checksum sha256:0: invalid checksum digest"),
         ("RUN []", "RUN requires at least one argument"),
     ):
         found = door.build(f"FROM BASE\n{line}\nRUN true\n")

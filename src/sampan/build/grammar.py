@@ -295,8 +295,7 @@ def _run(line: _Line) -> ins.Run:
     for mount in mounts:
         if "$" not in mount:
             parse_mount_flag(mount, line.node.span)
-    command = line.command()
-    if not command.shell and not command.words:
+    if (command := line.command()) == ins.Command((), False):
         raise line.error("RUN requires at least one argument")
     return ins.Run(*line.common(), command, tuple(line.node.heredocs), mounts, network, security)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import stat
 import threading
 from contextlib import ExitStack
@@ -52,6 +53,7 @@ class CopyStep:
         self.chmod = word(one.chmod)
         self.checksum = word(one.checksum)
         self.from_ = word(one.from_)
+        self._check_checksum()
         self.mode: Change | None = parse_mode(self.chmod) if self.chmod else None
         self.exclude = Ignore.of([word(text) for text in one.exclude]) if one.exclude else None
         self.lowers: list[Path] | None = None
@@ -61,6 +63,19 @@ class CopyStep:
         # What was copied before the step's turn, and the task that does what can be done then.
         self.upper: Path | None = None
         self.begun: asyncio.Task[None] | None = None
+
+    def _check_checksum(self) -> None:
+        if not self.checksum:
+            return
+        if len(self.one.sources) > 1:
+            raise InvalidParameter("checksum can't be specified for multiple sources")
+        source = self.word(self.one.sources[0])
+        if fetch.is_git(source):
+            return
+        if not fetch.is_url(source):
+            raise InvalidParameter("checksum can't be specified for non-HTTP(S) sources")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", self.checksum):
+            raise InvalidParameter(f"checksum {self.checksum}: invalid checksum digest format")
 
     async def apply(self) -> None:
         """Take the layer from the cache or make it."""

@@ -73,7 +73,10 @@ class RunStep:
             )
         if self.network and self.network not in ("default", "none", "host"):
             raise InvalidParameter(f"invalid network mode: {self.network}")
+        directory = self.run.image.config.get("WorkingDir") or "/"
         for mount in self.mounts:
+            if mount.target and imageconfig.join_workdir(directory, mount.target) == "/":
+                raise InvalidParameter('invalid mount target "/"')
             if mount.type == "ssh" and mount.required and not self.build.worker.has_agent(mount.id):
                 raise NotFound(
                     f'no SSH key "{mount.id}" forwarded from the client',

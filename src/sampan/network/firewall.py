@@ -140,6 +140,8 @@ _SETS_OF_FAMILY = """
   set told{v} {{ type {addr} . {addr} . inet_proto . inet_service; size 16384; flags dynamic,timeout; }}
   set pace{v} {{ type {addr}; size 16384; flags dynamic,timeout; }}
 """
+# Of egress: TCP is refused by a reset, for an ICMP error that comes back while connect(2) still holds its socket
+# is passed over, and heard when the first packet is repeated, a second later.
 _CHAINS = """
   chain guard { type filter hook prerouting priority raw; policy accept;
     ip daddr 127.0.0.0/8 iifname @bridges drop
@@ -178,6 +180,7 @@ _CHAINS = """
     update @refused4 { ip saddr . ip daddr . meta l4proto . th dport timeout 1d }
     update @refused6 { ip6 saddr . ip6 daddr . meta l4proto . th dport timeout 1d }
     jump tell
+    meta l4proto 6 reject with tcp reset
     reject with icmpx admin-prohibited
   }
   chain refuse_icmp {

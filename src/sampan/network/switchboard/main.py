@@ -134,7 +134,10 @@ class Switchboard:
         container = order["container"]
         member = self._members.get(container)
         if member is None:
-            member = self._members[container] = Member(os.pidfd_open(order["pid"]))
+            try:
+                member = self._members[container] = Member(os.pidfd_open(order["pid"]))
+            except ProcessLookupError:  # it has ended already: the engine is about to say so
+                return
             self._loop.add(member.pidfd, READ, lambda _events: self.drop(container))
         for protocol, host_ip, host_port, target, target_port in order["ports"]:
             sock = socket.socket(fileno=fds.pop(0))

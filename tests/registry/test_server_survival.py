@@ -9,6 +9,7 @@ import os
 import random
 import re
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -336,11 +337,19 @@ def test_a_full_disk(tmp_path: Path, serve: Callable[..., Served]) -> None:
     try:
         served = serve(data="small/data")
         served.image("a", "x")
+        with contextlib.closing(sqlite3.connect(served.data / "registry.db")) as register, register:
+            register.execute("UPDATE links SET seen = 0")  # so that reading would write
         place = served.begin("a")
         big = os.urandom(20 << 20)
         answer = served.ask("PUT", f"{place}?digest={digest_of(big)}", big)
         assert (answer.status, code_of(answer)) == (507, "UNKNOWN")
         assert "No space left" in answer.data.decode()
+        filler = small / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        assert served.ask("GET", f"/v2/a/blobs/{digest_of(b'layer')}").data == b"layer"
+        filler.unlink()
         assert served.ask("DELETE", place).status == 204
         assert served.ask("GET", "/v2/a/manifests/x", Accept=MANIFEST).status == 200
         served.image("a", "y", layer=b"fits")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
+from sampan import errors
 from sampan.registryd.content import Page, Referrers
 from sampan.registryd.documents import Pushed
 from sampan.registryd.refusals import Refusal
@@ -93,7 +96,7 @@ class Links:
         now = int(time.time())
         if now - rows[0][0] > self._freshen:
             statement = "UPDATE links SET seen = ? WHERE repository = ? AND digest = ?"
-            self._db.execute(statement, (now, number, digest))
+            self._note(statement, (now, number, digest))
         return True
 
     def somewhere(self, digest: Digest) -> bool:
@@ -155,7 +158,12 @@ class Links:
         key = (self.repository(name), digest)
         rows = self._reader.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
         if rows and now - rows[0][0] > self._freshen:
-            self._db.execute(statement, (now, *key))
+            self._note(statement, (now, *key))
+
+    def _note(self, statement: str, parameters: tuple[Any, ...]) -> None:
+        """Write down that something is wanted. On a full disk reading goes on without."""
+        with contextlib.suppress(errors.SystemFailure, sqlite3.OperationalError):
+            self._db.execute(statement, parameters)
 
     def has_manifest(self, name: str, digest: Digest) -> bool:
         """Whether a repository has this manifest (NAME_UNKNOWN)."""

@@ -5,11 +5,13 @@ import contextlib
 import io
 import os
 import tarfile
+import time
 
 import pytest
 
 from sampan.build.context import Context
 from sampan.build.failure import BuildFailed
+from sampan.engine.buildcache import Choice
 from sampan.errors import SampanError
 
 from .conftest import Bench, tar_of
@@ -148,8 +150,24 @@ def test_cache_is_bounded_least_recently_used_first(bench: Bench) -> None:
     asyncio.run(bench.build(files))
     again = asyncio.run(bench.build({**files, "Dockerfile": "FROM base\nCOPY big /big\n"}))
     assert text_of(again).count("Using cache") == 1
-    cache = bench.builder.cache
-    assert cache.trim(max_size=150_000) == []
-    (gone,) = cache.trim(max_size=100_000)
-    assert gone.size == 1 and [row.size for row in cache.rows()] == [100_000]
-    assert len(cache.trim(max_age=-1)) == 1 and cache.rows() == []
+    kept, now = bench.builder.kept, time.time()
+    assert kept.trim(now, max_size=150_000) == []
+    (gone,) = kept.trim(now, max_size=100_000)
+    assert gone.size == 1 and [entry.size for entry in kept.entries()] == [100_000]
+    mount = bench.builder.mounts.root / "m"
+    mount.mkdir(parents=True)
+    (mount / "f").write_bytes(b"x" * 200_000)
+    os.utime(mount, (1, 1))
+    (gone,) = kept.trim(now, max_size=250_000, max_age=now)
+    assert gone.id == "m" and gone.type == "exec.cachemount" and not mount.exists()
+    assert len(kept.trim(now, max_age=-1)) == 1 and kept.entries() == []
+
+
+def test_how_much_of_the_cache_may_stay() -> None:
+    assert Choice().stays(100, 50) is None
+    assert Choice(reserved=30).stays(100, 50) == 30
+    assert Choice(most=60).stays(100, 50) == 60
+    assert Choice(most=60, reserved=80).stays(100, 50) == 80
+    assert Choice(free=70).stays(100, 50) == 80
+    assert Choice(free=40).stays(100, 50) == 100
+    assert Choice(free=500, reserved=10).stays(100, 50) == 10

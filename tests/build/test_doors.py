@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -121,7 +122,17 @@ def test_cache_mounts(door: Door) -> None:
         file.format(",id=elsewhere,mode=0700,uid=7", 3).replace("; wc", "; stat -c %a:%u /c >&2; wc")
     )
     assert door.run(other.id, "cat", "/n").strip() == "1" and "700:7" in other.text
-    assert door.daemon.json("POST", "/build/prune?all=1")["CachesDeleted"]
+    rows = door.daemon.json("GET", "/system/df?type=build-cache")["BuildCache"]
+    mounts = {row["Description"]: row for row in rows if row["Type"] == "exec.cachemount"}
+    assert mounts["cached mount elsewhere"]["Size"] > 0 and not mounts["cached mount /c"]["InUse"]
+
+    def pruned(**filters: Any) -> list[str]:
+        chosen = quote(json.dumps({name: [value] for name, value in filters.items()}))
+        return door.daemon.json("POST", f"/build/prune?all=1&filters={chosen}")["CachesDeleted"] or []
+
+    assert pruned(type="nosuch") == [] and pruned(type="exec.cachemount", until="1h") == []
+    assert len(pruned(description="cached mount elsewhere")) == 1
+    assert mounts["cached mount /c"]["ID"] in [one[:25] for one in pruned(type="exec.cachemount")]
     third = door.build(file.format("", 4))
     assert door.run(third.id, "cat", "/n").strip() == "1"
 

@@ -309,11 +309,12 @@ def test_a_client_that_goes_away_before_its_context_has_come(door: Door) -> None
 
 
 @pytest.mark.parametrize("path", ["r.git", "r.tar"])
-def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str) -> None:
+@pytest.mark.parametrize("before", ["", "RUN sleep 60\nRUN true\n"])
+def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str, before: str) -> None:
     """A server that never answers: what talks to it ends with the build."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        file = f"FROM {door.base}\nADD http://127.0.0.1:{port}/{path} /x\n"
+        file = f"FROM {door.base}\n{before}ADD http://127.0.0.1:{port}/{path} /x\n"
         connection = begin(door.daemon, {"Dockerfile": file})
         server.settimeout(10)
         talk, _ = server.accept()
@@ -321,7 +322,7 @@ def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str) 
             assert bool(asking(port)) == (path == "r.git")
             connection.close()
             until(lambda: not asking(port))
-            until(lambda: os.listdir(door.daemon.root / "build") == [])
+            until(lambda: os.listdir(door.daemon.root / "build") == [] and not running(door.daemon))
 
 
 def asking(port: int) -> list[str]:

@@ -26,6 +26,7 @@ from sampan.api.query import parse_int
 from sampan.api.streams import progress
 from sampan.build.durations import parse_duration
 from sampan.build.options import BuildOptions, parse_platform
+from sampan.engine.containers.timestamps import parse_filter_time
 from sampan.runtime.config import HostConfig
 
 if TYPE_CHECKING:
@@ -245,13 +246,30 @@ async def agents(engine: Engine, request: Request) -> Answer:
 async def prune(engine: Engine, request: Request) -> Response:
     """Forget cache that isn't needed."""
     query = request.query
-    filters = query.filters(("until", "unused-for"))
-    until = filters.get("until", []) + filters.get("unused-for", [])
+    from sampan.engine.buildcache import FILTERS, Choice
+
+    filters = dict(query.filters(("until", "unused-for", *FILTERS)))
+    until = filters.pop("until", []) + filters.pop("unused-for", [])
     if len(until) > 1:
         raise errors.InvalidParameter("more than one until filter specified")
-    before = time.time() - parse_duration(until[0]) / 1e9 if until else None
-    keep = max(query.int("keep-storage"), query.int("reserved-space"))
-    return json_response(await engine.builder.prune(everything=query.bool("all"), keep=keep, before=before))
+    choice = Choice(
+        everything=query.bool("all"),
+        before=_moment(until[0]) if until else None,
+        filters=filters,
+        reserved=max(query.int("keep-storage"), query.int("reserved-space")),
+        most=query.int("max-used-space"),
+        free=query.int("min-free-space"),
+    )
+    return json_response(await engine.builder.prune(choice))
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970 of a Unix time, an RFC 3339 time, or a duration back from now."""
+    now = time.time_ns()
+    try:
+        return parse_filter_time(text, now) / 1e9
+    except (errors.SampanError, ValueError):
+        return (now - parse_duration(text)) / 1e9
 
 
 async def cancel(_engine: Engine, _request: Request) -> Response:

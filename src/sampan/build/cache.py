@@ -183,20 +183,6 @@ class Cache:
             for key, what, size, made, used, uses, chain in found
         ]
 
-    def trim(self, max_size: int = MAX_SIZE, max_age: float = MAX_AGE) -> list[Row]:
-        """Forget what wasn't used for ``max_age`` seconds, then the least used above ``max_size``."""
-        rows = self.rows()
-        total = sum(row.size for row in rows)
-        oldest = time.time() - max_age
-        gone = []
-        for row in rows:
-            if row.used >= oldest and total <= max_size:
-                break
-            gone.append(row)
-            total -= row.size
-        self._forget([row.key for row in gone])
-        return gone
-
     def remove(self, keys: list[str]) -> None:
         """Forget these rows; their layers go with the store's next collection unless an image has them."""
         self._forget(keys)

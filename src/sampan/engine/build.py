@@ -22,7 +22,7 @@ from typing import Any
 
 from sampan import errors
 from sampan.build import fetch, lint, outputs
-from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache
+from sampan.build.cache import Cache
 from sampan.build.classic import Classic, short
 from sampan.build.context import Context, is_archive
 from sampan.build.contextmemo import ContextMemo
@@ -38,9 +38,10 @@ from sampan.build.plan import Plan, make_plan
 from sampan.build.progress import Event
 from sampan.engine import buildfiles
 from sampan.engine.agents import AgentLinks
-from sampan.engine.buildworker import CacheMounts, EngineWorker, Pull, Run
+from sampan.engine.buildcache import BuildCache, Choice
+from sampan.engine.buildmounts import CacheMounts
+from sampan.engine.buildworker import EngineWorker, Pull, Run
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers.timestamps import rfc3339
 from sampan.engine.contextfeed import read_in_thread
 from sampan.engine.events import EventBus
 from sampan.images.reference import Reference
@@ -93,6 +94,7 @@ class Builder:
         self.events = events
         self.cache = Cache(db, layers, leases)
         self.mounts = CacheMounts(config.data_root / "build-mounts")
+        self.kept = BuildCache(self.cache, self.mounts, images, leases, self._busy)
         self._root = buildfiles.root(config)
         self._secrets = buildfiles.secrets(config)
         self._run = run
@@ -316,7 +318,7 @@ class Builder:
 
     def _settle(self) -> None:
         self.cache.flush()
-        self.cache.trim(MAX_SIZE, MAX_AGE)
+        self.kept.trim(time.time())
 
     async def _finish(
         self, job: Job, build: Build, image: Image, quiet: bool, graph: bool
@@ -359,32 +361,9 @@ class Builder:
 
     # -- cache ------------------------------------------------------------------------------------------
 
-    async def prune(
-        self, *, everything: bool = False, keep: int = 0, before: float | None = None
-    ) -> Mapping[str, Any]:
-        """Forget cache rows and cache mounts; ``CachesDeleted`` (ids) and ``SpaceReclaimed`` (bytes).
-
-        ``before``: only what was last used earlier (seconds since 1970). ``keep``: bytes that may stay.
-        Rows whose layers an image uses are dropped only with ``everything``, those of a running build never.
-        """
-        return await asyncio.to_thread(self._prune, everything, keep, before)
-
-    def _prune(self, everything: bool, keep: int, before: float | None) -> Mapping[str, Any]:
-        in_use = {layer for image in self.images.list() for layer in image.layers}
-        rows = self.cache.rows()
-        total = sum(row.size for row in rows)
-        busy = self._busy()
-        gone: list[str] = []
-        for row in rows:
-            spared = row.key in busy or (not everything and row.chain in in_use)
-            if spared or (before is not None and row.used >= before) or (keep and total <= keep):
-                continue
-            gone.append(row.key)
-            total -= row.size
-        self.cache.remove(gone)
-        mounts, size = self.mounts.prune(before) if not keep else ([], 0)
-        collected = self.leases.collect()
-        return {"CachesDeleted": [*gone, *mounts] or None, "SpaceReclaimed": size + collected.size}
+    async def prune(self, choice: Choice) -> Mapping[str, Any]:
+        """Forget cache rows and cache mounts, never those of a running build."""
+        return await asyncio.to_thread(self.kept.prune, choice)
 
     def _busy(self) -> set[str]:
         """The keys that running builds have found or made."""
@@ -392,22 +371,7 @@ class Builder:
 
     def usage(self) -> list[Mapping[str, Any]]:
         """The cache as ``/system/df`` lists it."""
-        in_use = {layer for image in self.images.list() for layer in image.layers}
-        busy = self._busy()
-        return [
-            {
-                "ID": row.key[:25],
-                "Type": "regular",
-                "Description": row.description,
-                "InUse": row.key in busy,
-                "Shared": row.chain in in_use,
-                "Size": row.size,
-                "CreatedAt": rfc3339(int(row.made * 1e9)),
-                "LastUsedAt": rfc3339(int(row.used * 1e9)),
-                "UsageCount": row.uses,
-            }
-            for row in self.cache.rows()
-        ]
+        return [entry.document() for entry in self.kept.entries()]
 
 
 def _name(tag: str) -> Reference:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +20,7 @@ from sampan.build.interruptible import in_thread
 from sampan.build.options import Platform
 from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
 from sampan.engine.agents import AgentLink
+from sampan.engine.buildmounts import CacheMounts
 from sampan.images import manifest as documents
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
@@ -31,75 +30,6 @@ from sampan.storage.layers import LayerStore
 Pull = Callable[[str, Platform, Mapping[str, Any], Callable[[str], None]], Awaitable[None]]
 """Pulls a reference for a platform with the client's credentials; tells progress as lines."""
 Run = Callable[[RunRequest, ContainerConfig, HostConfig, Output], Awaitable[int]]
-
-
-class CacheMounts:
-    """The directories of ``RUN --mount=type=cache``, kept between builds below ``root``."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._users: dict[Path, int] = {}
-
-    @asynccontextmanager
-    async def use(self, identity: str, sharing: str) -> AsyncIterator[Path]:
-        """The directory of ``identity`` while it is used, by its sharing mode (shared, private, locked)."""
-        name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        if sharing == "locked":
-            lock = self._locks.setdefault(name, asyncio.Lock())
-            async with lock, self._counted(self._made(name)) as path:
-                yield path
-            return
-        path = self._made(name)
-        number = 1
-        while sharing == "private" and self._users.get(path):
-            path = self._made(f"{name}.{number}")
-            number += 1
-        async with self._counted(path) as used:
-            yield used
-
-    @asynccontextmanager
-    async def _counted(self, path: Path) -> AsyncIterator[Path]:
-        self._users[path] = self._users.get(path, 0) + 1
-        try:
-            yield path
-        finally:
-            self._users[path] -= 1
-            os.utime(path)
-
-    def _made(self, name: str) -> Path:
-        path = self.root / name
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        return path
-
-    def prune(self, before: float | None = None) -> tuple[list[str], int]:
-        """Remove those that nobody uses (and that were last used before ``before``); names and bytes."""
-        gone, size = [], 0
-        entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        for path in entries:
-            if self._users.get(path) or (before is not None and path.stat().st_mtime >= before):
-                continue
-            size += tree_size(path)
-            shutil.rmtree(path, ignore_errors=True)
-            gone.append(path.name)
-        return gone, size
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes on disk by name."""
-        entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        return {path.name: tree_size(path) for path in entries}
-
-
-def tree_size(path: Path) -> int:
-    """Bytes that the files below ``path`` take."""
-    total = 0
-    for directory, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
-            except OSError:
-                continue
-    return total
 
 
 class EngineWorker:

@@ -42,7 +42,7 @@ def test_range_gateway_and_aux() -> None:
     assert str(one.allocate()) == "172.29.60.128"
     assert str(one.allocate()) == "172.29.60.130"
     assert str(one.take(ipaddress.ip_address("172.29.60.5"))) == "172.29.60.5", "outside the range, if asked"
-    with pytest.raises(AddressInUse, match=r"^Address already in use$"):
+    with pytest.raises(AddressInUse, match=r"^Address already in use"):
         one.take(ipaddress.ip_address("172.29.60.129"))
     with pytest.raises(
         errors.InvalidParameter, match=r"no configured subnet contains IP address 10\.0\.0\.1"
@@ -118,3 +118,33 @@ def test_chosen_subnets_never_overlap(taken: set[int]) -> None:
     chosen = [space.next_free(4, avoid) for _ in range(10)]
     assert len(set(chosen)) == 10
     assert all(overlaps(subnet, avoid) is None for subnet in chosen)
+
+
+def test_addresses_that_are_nobodys() -> None:
+    """The network's own and the broadcast address are given to no one, asked for or not (as in Docker)."""
+    subnet = ipaddress.ip_network("10.204.60.0/29")
+    pool = Pool(subnet)
+    for text in ("10.204.60.0", "10.204.60.7"):
+        with pytest.raises(AddressInUse, match=r"^Address already in use"):
+            pool.take(ipaddress.ip_address(text))
+        with pytest.raises(
+            errors.SystemFailure, match=rf"^failed to allocate gateway \({text}\): Address already in"
+        ):
+            Pool(subnet, gateway=ipaddress.ip_address(text))
+        with pytest.raises(
+            errors.SystemFailure, match=rf"^failed to allocate secondary ip address \(a:{text}\): "
+        ):
+            Pool(subnet, aux={"a": ipaddress.ip_address(text)})
+        assert Pool(subnet, gateway=ipaddress.ip_address(text), known=True).gateway == ipaddress.ip_address(
+            text
+        ), "made before"
+    gateway = ipaddress.ip_address("10.204.60.1")
+    with pytest.raises(
+        errors.SystemFailure, match=r"^failed to allocate secondary ip address \(a:10\.204\.60\.1\): "
+    ):
+        Pool(subnet, gateway=gateway, aux={"a": gateway})
+    six = Pool(ipaddress.ip_network("fd00:60::/125"))
+    with pytest.raises(AddressInUse):
+        six.take(ipaddress.ip_address("fd00:60::"))
+    assert six.take(ipaddress.ip_address("fd00:60::7")), "IPv6 has no broadcast"
+    assert Pool(ipaddress.ip_network("10.204.60.0/31")).take(ipaddress.ip_address("10.204.60.1"))

@@ -41,39 +41,58 @@ class Pool:
         ip_range: Network | None = None,
         gateway: Address | None = None,
         aux: Mapping[str, Address] | None = None,
+        known: bool = False,
     ) -> None:
         """``ip_range`` limits what is handed out unasked; ``aux`` addresses belong to others.
 
-        Raises InvalidParameter when range, gateway or aux lie outside the subnet. Without ``gateway`` the
-        first free address of the range becomes it.
+        Raises InvalidParameter when range, gateway or aux lie outside the subnet, SystemFailure when gateway
+        or aux can't be had (dockerd's words). Without ``gateway`` the first free address of the range becomes
+        it. A network that is ``known`` keeps what it has.
         """
         self.subnet = subnet
         self.ip_range = ip_range or subnet
         self.aux = dict(aux or {})
         self._used: set[int] = set()
+        self._reserved = self._nobodys()
         self._first, self._last = self._bounds()
         self._hint = self._first
         if ip_range is not None and not _inside(ip_range, subnet):
             raise InvalidParameter(f"invalid network config:\ninvalid ip-range {ip_range}: not in {subnet}")
         for name, address in self.aux.items():
             self._check_inside(address, f"auxiliary address {name}={address}")
-            self._used.add(int(address))
         if gateway is not None:
             self._check_inside(gateway, f"gateway {gateway}")
-            self.gateway: Address = self.take(gateway)
-        else:
+            self.gateway: Address = self._own(gateway, f"gateway ({gateway})", known)
+        for name, address in self.aux.items():
+            self._own(address, f"secondary ip address ({name}:{address})", known)
+        if gateway is None:
             self.gateway = self.allocate()
+
+    def _own(self, address: Address, what: str, known: bool) -> Address:
+        if known:
+            self._used.add(int(address))
+            return address
+        try:
+            return self.take(address)
+        except AddressInUse as failure:
+            raise SystemFailure(
+                f"failed to allocate {what}: {failure.message}", hint=failure.hint
+            ) from failure
 
     def _bounds(self) -> tuple[int, int]:
         first, last = int(self.ip_range.network_address), int(self.ip_range.broadcast_address)
-        spare = (
-            self.subnet.max_prefixlen - self.subnet.prefixlen > 1
-        )  # a /31 or /32 has no such two addresses
-        if spare and first == int(self.subnet.network_address):
-            first += 1
-        if spare and self.subnet.version == 4 and last == int(self.subnet.broadcast_address):
-            last -= 1
+        first += first in self._reserved
+        last -= last in self._reserved
         return first, last
+
+    def _nobodys(self) -> frozenset[int]:
+        """The network's own address (with IPv6 the routers'), and with IPv4 the broadcast address."""
+        if self.subnet.max_prefixlen - self.subnet.prefixlen <= 1:  # a /31 or /32 has no such two addresses
+            return frozenset()
+        own = {int(self.subnet.network_address)}
+        if self.subnet.version == 4:
+            own.add(int(self.subnet.broadcast_address))
+        return frozenset(own)
 
     def _check_inside(self, address: Address, what: str) -> None:
         if address not in self.subnet:
@@ -102,6 +121,8 @@ class Pool:
             )
         if value in self._used:
             raise AddressInUse("Address already in use")
+        if value in self._reserved:
+            raise AddressInUse("Address already in use", hint=f"{address} is {self.subnet}'s own address.")
         self._used.add(value)
         return address
 

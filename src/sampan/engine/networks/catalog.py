@@ -65,7 +65,9 @@ class Catalog:
                 else:
                     self.space.claim(ipaddress.ip_network(subnet.subnet))
                 chosen.append(subnet)
-            self._make_pools(network)  # nothing for a mere configuration: the addresses are for others
+            self._make_pools(
+                network, known=False
+            )  # nothing for a mere configuration: the addresses are for others
         except BaseException:
             for subnet in chosen:
                 self.space.release(subnet.prefix())
@@ -78,9 +80,9 @@ class Catalog:
             return
         for subnet in network.subnets:
             self.space.claim(subnet.prefix())
-        self._make_pools(network)
+        self._make_pools(network, known=True)
 
-    def _make_pools(self, network: NetworkRecord) -> None:
+    def _make_pools(self, network: NetworkRecord, *, known: bool) -> None:
         pools = []
         for subnet in () if network.config_only else network.subnets:
             pool = Pool(
@@ -88,6 +90,7 @@ class Catalog:
                 ip_range=ipaddress.ip_network(subnet.ip_range) if subnet.ip_range else None,
                 gateway=ipaddress.ip_address(subnet.gateway) if subnet.gateway else None,
                 aux={name: ipaddress.ip_address(text) for name, text in subnet.aux.items()},
+                known=known,
             )
             subnet.gateway = str(pool.gateway)
             pools.append(pool)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +269,18 @@ def test_unmakeable_sources_and_empty_targets(sampand: Daemon) -> None:
     assert refused(sampand, HostConfig={"Binds": ["/proc/nosuch:/x"]}) == (500, words)
     words = "invalid mount path: '' mount path must be absolute"
     assert refused(sampand, HostConfig={"Tmpfs": {"": ""}}) == (400, words)
+
+
+def test_containers_that_start_at_once_share_one_mount(sampand: Daemon) -> None:
+    sampand.docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "together")
+    where = sampand.json("GET", "/volumes/together")["Mountpoint"]
+    host = {"HostConfig": {"Binds": ["together:/x"]}}
+    with contextlib.ExitStack() as stack:
+        containers = [stack.enter_context(made(sampand, start=False, **host)) for _ in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda one: sampand.json("POST", f"/containers/{one}/start"), containers))
+        assert Path("/proc/mounts").read_text().count(f" {where} ") == 1
+        inside(sampand, containers[0], "echo shared > /x/file")
+        assert inside(sampand, containers[5], "cat /x/file") == "shared\n"
+    assert where not in Path("/proc/mounts").read_text()
+    sampand.docker("volume", "rm", "together")

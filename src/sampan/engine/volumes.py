@@ -84,6 +84,7 @@ class Volumes:
         self._volumes: dict[str, Volume] = {}
         self._users: dict[str, set[str]] = {}
         self._mounted: dict[str, set[str]] = {}
+        self._mounting: dict[str, asyncio.Lock] = {}
         root.mkdir(mode=0o701, parents=True, exist_ok=True)
         db.migrate("volumes", _SCHEMA)
         self._settle()
@@ -235,6 +236,7 @@ class Volumes:
         if bounded:
             self._quotas.sweep()
         del self._volumes[volume.name]
+        self._mounting.pop(volume.name, None)
         self._users.pop(volume.name, None)
         self._events.publish("volume", "destroy", volume.name, {"driver": "local"})
         return doomed
@@ -276,13 +278,15 @@ class Volumes:
         """
         volume = self.get(name)
         path = self.path(name)
-        if not path.is_dir():
+        if not _needs_mount(volume):
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if _needs_mount(volume):
-            holders = self._mounted.setdefault(name, set())
-            if not holders and not mountinfo.is_mount_point(path):
+            return path
+        async with self._mounting.setdefault(name, asyncio.Lock()):
+            # What is mounted isn't looked at: its server may be down, and this is everybody's thread.
+            if not self._mounted.get(name) and not mountinfo.is_mount_point(path):
+                path.mkdir(mode=0o755, parents=True, exist_ok=True)
                 await asyncio.to_thread(localdriver.mount, path, volume.options or {})
-            holders.add(user)
+            self._mounted.setdefault(name, set()).add(user)
         return path
 
     def unmount(self, name: str, user: str) -> None:

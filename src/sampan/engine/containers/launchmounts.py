@@ -185,7 +185,9 @@ def _point(containers: Containers, point: MountPoint) -> list[Any]:
         flags |= mounts.MS_REC
     kind = point.propagation.removeprefix("r") or "private"
     propagation = _PROPAGATION[kind] | (mounts.MS_REC if point.propagation.startswith("r") else 0)
-    entry = _bind(point.source, point.destination, flags, recursive=point.recursive)
+    # A volume is a directory; to look could take as long as its server is down.
+    make = "dir" if point.type == "volume" else ""
+    entry = _bind(point.source, point.destination, flags, recursive=point.recursive, make=make)
     entry[5] = propagation if point.propagation else mounts.MS_PRIVATE | mounts.MS_REC
     # The launch opens what is below the source itself: links in a volume are its users', not the host's.
     return [*entry, point.subpath] if point.subpath else entry

@@ -222,11 +222,11 @@ async def push(engine: Engine, request: Request) -> Answer:
     """POST /images/{name}/push."""
     wanted = from_parts(request.params["name"], request.query.get("tag"))
     login = registries.decode_auth(request.headers.get("x-registry-auth"))
-    references = registries.to_push(engine, wanted)
-    platform = platforms.one(request)
-    for reference in references:
-        engine.images.get(reference.familiar, platform)
-    objects = registries.push(engine, references, login, platform)
+    if wanted.digest:
+        raise errors.InvalidParameter(
+            "cannot push a digest reference", hint="Tag the image, and push the tag."
+        )
+    objects = registries.push(engine, wanted, login, platforms.one(request))
     return await streams.progress(objects, begun=True)
 
 

@@ -127,26 +127,60 @@ def remove(
         )
         if len(chosen) < len(engine.images.variants(found, engine.images.target_of(reference))):
             return _remove_some(engine, chosen, reference, force=force)
+    if _is_name(engine, reference):
+        return _remove_name(engine, engine.images.row_of(found), reference, force=force, prune=prune)
     image = engine.images.row_of(found)
-    tags = engine.images.tags(image.id)
-    by_id = not _is_name(engine, reference)
-    if not by_id and len(tags) > 1:
-        return _untag(engine, image, [Reference.parse(reference).with_default_tag().familiar])
-    if by_id and len(tags) > 1 and not force:
+    names = engine.images.tags(image.id) + engine.images.digests(image.id)
+    if not _is_single(names) and not force:
         raise errors.Conflict(
             f"conflict: unable to delete {image.id[7:19]} (must be forced) - image is referenced in multiple "
             "repositories"
         )
     going = _going(engine, image)
-    _check_use(engine, going, reference, force=force, by_id=by_id)
+    _check_use(engine, going, reference, force=force, by_id=True)
     if any(engine.images.children(one.id) for one in going):
-        if tags and not by_id:
-            return _untag(engine, image, tags)
         raise errors.Conflict(
             f"conflict: unable to delete {image.id[7:19]} (cannot be forced) - "
             "image has dependent child images"
         )
-    answers = _untag(engine, image, tags + engine.images.digests(image.id))
+    return _remove_all(engine, image, names, going, prune=prune)
+
+
+def _remove_name(
+    engine: Engine, image: Image, reference: str, *, force: bool, prune: bool
+) -> list[dict[str, str]]:
+    """Take a tag or digest from an image, which goes with its last one."""
+    names = engine.images.tags(image.id) + engine.images.digests(image.id)
+    left = set(names) - _leaving(reference, names)
+    going = _going(engine, image)
+    if not left or _is_single(names):
+        _check_use(engine, going, reference, force=force, by_id=False)
+    if left or any(engine.images.children(one.id) for one in going):
+        return _untag(engine, image, [name for name in names if name not in left])
+    return _remove_all(engine, image, names, going, prune=prune)
+
+
+def _leaving(reference: str, names: list[str]) -> set[str]:
+    """The names that go with one of them: with the last tag of a repository its digests."""
+    name = Reference.parse(reference)
+    if name.digest:
+        return {f"{name.familiar_name}@{name.digest}"}
+    mine = name.with_default_tag().familiar
+    same = [one for one in names if Reference.parse(one).name == name.name]
+    others = [one for one in same if "@" not in one and one != mine]
+    return {mine} if others else {mine, *same}
+
+
+def _is_single(names: list[str]) -> bool:
+    """Whether an image has one tag at most, and all its names are one repository's."""
+    tags = [name for name in names if "@" not in name]
+    return len(tags) <= 1 and len({Reference.parse(name).name for name in names}) <= 1
+
+
+def _remove_all(
+    engine: Engine, image: Image, names: list[str], going: list[Image], *, prune: bool
+) -> list[dict[str, str]]:
+    answers = _untag(engine, image, names)
     for one in going:
         answers += _delete(engine, one, prune=prune)
     return answers

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -180,32 +180,38 @@ async def pull_base(
             note(found["status"])
 
 
-def to_push(engine: Engine, reference: Reference) -> list[Reference]:
+def _to_push(engine: Engine, reference: Reference) -> list[Reference]:
     """What a push of ``reference`` sends: the tag, or without one every tag of the repository.
 
     NotFound in dockerd's words when there is none.
     """
-    if reference.tag:
-        return [reference]
-    found = [reference.with_tag(tag) for tag in engine.images.repository(reference)]
-    if not found:
+    tags = engine.images.repository(reference)
+    if not tags:
         raise errors.NotFound(
             f"An image does not exist locally with the tag: {reference.familiar_name}",
             hint="See `docker images` for what there is.",
         )
-    return found
+    if reference.tag and reference.tag not in tags:
+        raise errors.NotFound(
+            f"tag does not exist: {reference.familiar}", hint=f"Tags that are here: {', '.join(tags[:10])}."
+        )
+    return [reference.with_tag(tag) for tag in ([reference.tag] if reference.tag else tags)]
 
 
 async def push(
     engine: Engine,
-    references: Sequence[Reference],
+    wanted: Reference,
     login: Mapping[str, str],
     platform: manifest.Platform | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """Push some tags, one after the other; of indexes all that is here, or the image for ``platform``."""
+    """Push a tag, or all of a repository one after the other; Docker's progress objects.
+
+    Of indexes all that is here goes, or the image for ``platform``.
+    """
     from sampan.registry import push as pushing
 
-    for reference in references:
+    yield {"status": f"The push refers to repository [{wanted.name}]"}
+    for reference in _to_push(engine, wanted):
 
         def work(report: threads.Report, reference: Reference = reference) -> None:
             transport = _transport(engine, reference.domain, login)

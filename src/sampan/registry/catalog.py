@@ -46,7 +46,7 @@ def _pages(transport: Transport, reference: Reference, path: str, name: str) -> 
     for _ in range(_PAGES):
         response = transport.request("GET", place, f"repository:{reference.path}:pull")
         if response.status != 200:
-            raise failure(response, reference.familiar_name)
+            raise failure(response, f"repository {reference.familiar_name}")
         try:
             yield list(json.loads(response.data[: documents.LIMIT])[name] or ())
         except (ValueError, KeyError, TypeError) as error:

@@ -115,7 +115,7 @@ class Puller:
         remote = self._resolve(transport, reference)
         report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar})
         one = _One(self, transport, reference, report)
-        index = ""
+        index, known = "", self.store.by_reference(reference)
         if remote.media_type in documents.INDEXES:
             image, newer = one.index(remote, platform, everything)
             index = remote.digest
@@ -125,6 +125,8 @@ class Puller:
             target = self.store.target(reference)
             before = self.store.tag(reference, image.id, index=index)
             newer = newer or (before, target) != (self._named(reference), index)
+        elif known is None:
+            newer = True
         self.store.add_digest(reference, remote.digest, image.id)
         report({"status": f"Digest: {remote.digest}"})
         state = "Downloaded newer image" if newer else "Image is up to date"

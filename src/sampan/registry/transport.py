@@ -275,7 +275,10 @@ def _denied(response: urllib3.BaseHTTPResponse, what: str, text: str, *, pushing
         text = "unauthorized: authentication required"
     text = text or "denied: requested access to the resource is denied"
     if pushing:
-        return errors.NotFound(text, hint="Log in with an account that may push there: docker login REGISTRY")
+        return errors.NotFound(
+            f"push access denied, repository does not exist or may require authorization: {text}",
+            hint="Log in with an account that may push there: docker login REGISTRY",
+        )
     front, slash, last = what.rpartition(" ")[2].partition("@")[0].rpartition("/")
     name = front + slash + last.partition(":")[0]
     return errors.NotFound(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import sampan_command
-from tests.conftest import BIN, Daemon, import_busybox
+from tests.conftest import Daemon, import_busybox
 from tests.dockerd import running_dockerd
+from tests.sshd import running_sshd
 
 
 def send(here: Daemon, image: str, place: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,38 +74,8 @@ def test_dockerd_takes_it_too(sampand: Daemon, image: str, tmp_path: Path) -> No
 @pytest.fixture
 def ssh(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """An sshd of our own on loopback: its address for root, and the environment in which ssh trusts it."""
-    if shutil.which("sshd") is None and not os.path.exists("/usr/sbin/sshd"):
-        pytest.skip("sshd is not installed")
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
-    shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = tmp_path / "bin" / "sampan"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {BIN}/python3 -m sampan.cli.main "$@"\n')
-    program.chmod(0o755)
-    os.makedirs("/run/sshd", exist_ok=True)
-    server = subprocess.Popen([
-        "/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", str(port), "-h", tmp_path / "host",
-        "-o", "ListenAddress=127.0.0.1", "-o", f"AuthorizedKeysFile={tmp_path}/authorized", "-o", "StrictModes=no",
-        "-o", f"PidFile={tmp_path}/pid", "-o", f"SetEnv=PATH={program.parent}:/usr/bin:/bin", "-o", "UsePAM=no",
-    ], stderr=subprocess.DEVNULL)  # fmt: skip
-    wrapper = tmp_path / "wrap" / "ssh"
-    wrapper.parent.mkdir()
-    options = (
-        f"-i {tmp_path}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-    )
-    wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F /dev/null {options} "$@"\n')
-    wrapper.chmod(0o755)
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.05)
-    yield f"ssh://root@127.0.0.1:{port}", {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
-    server.terminate()
-    server.wait()
+    with running_sshd(tmp_path, "sampan") as found:
+        yield found
 
 
 def test_over_ssh(sampand: Daemon, new_sampand: Any, image: str, ssh: tuple[str, dict[str, str]]) -> None:

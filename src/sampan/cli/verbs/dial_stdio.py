@@ -27,7 +27,7 @@ def relay(stream: Stream) -> None:
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLIN)
     poll.register(0, select.POLLIN)
-    unsent, reading = b"", True
+    unsent = b""
     while True:
         ready = dict(poll.poll(0 if stream.pending() else None))
         if stream.pending() or ready.get(stream.fileno(), 0) & ~select.POLLOUT:
@@ -36,19 +36,18 @@ def relay(stream: Stream) -> None:
                 return
             write_all(1, data)
         if ready.get(0):
+            # Not asked again before this is sent: a hang-up can't be masked, and comes before the last bytes.
+            poll.unregister(0)
             unsent = os.read(0, SIZE)
-            reading = bool(unsent)
-            if not reading:
-                poll.unregister(0)
+            if not unsent:
                 stream.close_write()
-        while unsent:
-            taken = stream.send_some(unsent)
-            unsent = unsent[taken:]
-            if not taken:
-                break
+                continue
+        elif not unsent:
+            continue
+        unsent = unsent[stream.send_some(unsent) :]
         poll.modify(stream.fileno(), select.POLLIN | (select.POLLOUT if unsent else 0))
-        if reading:
-            poll.modify(0, 0 if unsent else select.POLLIN)
+        if not unsent:
+            poll.register(0, select.POLLIN)
 
 
 DIAL = Command(dial, "", "Connect stdin and stdout to the engine (for ssh:// clients)", (0, 0))

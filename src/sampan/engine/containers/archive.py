@@ -290,7 +290,8 @@ def _unpack(target: int, read: Callable[[int], bytes], options: extract.Options)
         with extract.Extractor(target, options) as extractor:
             extractor.unpack(TarReader(compress.pieces(read)))
     except ArchiveError as problem:
-        raise errors.SystemFailure("unexpected EOF", hint=str(problem)) from problem
+        why = "" if problem.message == "unexpected EOF" else problem.message
+        raise errors.SystemFailure("unexpected EOF", hint=why) from problem
 
 
 def _owner(root: int, container: Container) -> tuple[int, int] | None:

@@ -123,7 +123,7 @@ PLUGINS = {
     "Volume": ["local"],
     "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
     "Authorization": None,
-    "Log": ["journald", "json-file", "local", "none", "syslog"],
+    "Log": ["journald", "json-file", "local", "syslog"],
 }
 _NOT_IN_SWARM = {
     "NodeID": "",
@@ -149,7 +149,7 @@ def _counts(engine: Engine) -> dict[str, int]:
         "ContainersRunning": running,
         "ContainersPaused": paused,
         "ContainersStopped": len(states) - running - paused,
-        "Images": len(engine.images.list()),
+        "Images": len(engine.images.rows()),
     }
 
 

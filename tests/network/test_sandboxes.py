@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -181,6 +184,14 @@ async def test_udp_flows_are_not_bound_to_the_relay(lab: Lab) -> None:
         server.app(ECHO, "udp", "::1", "5000", "first")
         await asyncio.sleep(0.3)
         assert await asyncio.to_thread(ask) == "first ::1 x"
+        os.kill(lab.networks.switchboard.pid, signal.SIGKILL)
+        answer = ""
+        for _ in range(100):  # a new switchboard gets new sockets, and the rules lead to them
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(OSError):
+                answer = await asyncio.to_thread(ask)
+                break
+        assert answer == "first ::1 x"
         server.apps.pop().kill()
         server.app(ECHO, "udp", "0.0.0.0", "5000", "second")
         seen = (await asyncio.to_thread(ask)).split()

@@ -12,7 +12,7 @@ import os
 
 FIRST_BYTE = b"\0"  # of each file: no message has 16 MiB
 _SOURCES = {1: b"\n\6stdout", 2: b"\n\6stderr"}
-_LINE = b"\x1a"
+LINE = b"\x1a"  # begins the field that has the line
 _PARTIAL = b"\x20\1"
 _ENDS = 8  # bytes of both lengths
 
@@ -50,6 +50,22 @@ def fitting(records: bytes, room: int) -> int:
     return end
 
 
+def alike(head: bytes, lines: list[bytes], tail: bytes) -> bytes:
+    """Records of whole lines between the same fields: around a line all depends on its length only."""
+    sizes = list(map(len, lines))
+    before: dict[int, bytes] = {}
+    after: dict[int, bytes] = {}
+    for size in set(sizes):
+        start = head + LINE + varint(size) if size else head
+        length = (len(start) + size + len(tail)).to_bytes(4, "big")
+        before[size], after[size] = length + start, tail + length
+    parts = [b""] * (3 * len(lines))
+    parts[::3] = map(before.__getitem__, sizes)
+    parts[1::3] = lines
+    parts[2::3] = map(after.__getitem__, sizes)
+    return b"".join(parts)
+
+
 class Encoder:
     """Makes the records of one stream; knows the line that isn't finished."""
 
@@ -67,23 +83,8 @@ class Encoder:
         rest = lines.pop()
         begin = self._part(head, lines.pop(0), last=True) if self._open and lines else b""
         end = self._part(head, rest, last=False) if rest else b""
-        whole = self._whole(head, lines) if lines else b""
+        whole = alike(head, lines, self._noted) if lines else b""
         return begin + whole + end if begin or end else whole
-
-    def _whole(self, head: bytes, lines: list[bytes]) -> bytes:
-        """Records of whole lines. What comes before and after a line depends on its length only."""
-        sizes = list(map(len, lines))
-        before: dict[int, bytes] = {}
-        after: dict[int, bytes] = {}
-        for size in set(sizes):
-            start = head + _LINE + varint(size) if size else head
-            length = (len(start) + size + len(self._noted)).to_bytes(4, "big")
-            before[size], after[size] = length + start, self._noted + length
-        parts = [b""] * (3 * len(lines))
-        parts[::3] = map(before.__getitem__, sizes)
-        parts[1::3] = lines
-        parts[2::3] = map(after.__getitem__, sizes)
-        return b"".join(parts)
 
     def _part(self, head: bytes, text: bytes, *, last: bool) -> bytes:
         if not self._open:

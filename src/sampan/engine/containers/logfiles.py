@@ -104,7 +104,10 @@ class LogFiles:
                 break
 
     def read(self) -> bytes:
-        """The next whole records of one format, about 1 MiB of them; empty at the end (for now, when following)."""
+        """About 1 MiB of records of one format; empty at the end (for now, when following).
+
+        Of json-file whole ones, of local what there is: the rest comes again after :meth:`put_back`.
+        """
         while True:
             if self._current is None:
                 if not self._files:
@@ -113,7 +116,7 @@ class LogFiles:
             block = self._current.read(BLOCK)
             if block:
                 data = self._rest + block if self._rest else block
-                cut = loglocal.whole(data) if loglocal.begins(data) else data.rfind(b"\n") + 1
+                cut = len(data) if loglocal.begins(data) else data.rfind(b"\n") + 1
                 self._rest = data[cut:]
                 if cut:
                     return data[:cut]
@@ -121,6 +124,10 @@ class LogFiles:
             if not self._files:
                 return b""
             self._advance(self._files.pop(0))
+
+    def put_back(self, rest: bytes) -> None:
+        """The begin of a record from the end of what was read last."""
+        self._rest = rest + self._rest
 
     def _advance(self, file: BinaryIO) -> None:
         assert self._current is not None

@@ -1,4 +1,4 @@
-"""Reading the records of log driver local (:mod:`sampan.runtime.locallog`): whole ones, runs of them, the last.
+"""Reading the records of log driver local (:mod:`sampan.runtime.locallog`): in runs, and the last ones.
 
 A file can have a torn record after a power cut: what isn't a record is passed over up to the next one.
 """
@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from sampan.engine.containers.logruns import Run
+from sampan.runtime import locallog
 
 _START = b"\n\6std"  # the source's field with which each message begins
 _LARGEST = 1_000_000  # bytes of a message, as Docker's reader has it
 _SMALLEST = len(_START)
 _WINDOW = 64 * 1024
+_SMALL_WINDOW, _LARGE_WINDOW = (
+    4 * 1024,
+    256 * 1024,
+)  # bytes looked at in one go: more as long as records are alike
 _length = struct.Struct(">I").unpack_from
 
 
@@ -40,30 +45,6 @@ def _next(data: bytes, position: int) -> int:
     """Where after ``position`` something begins that may be a record; near the end where nothing does."""
     found = data.find(_START, position + 5)
     return found - 4 if found >= 0 else max(position + 1, len(data) - 4 - len(_START))
-
-
-def whole(data: bytes) -> int:
-    """How much of ``data`` is whole records, with what lies between."""
-    position, last = 0, len(data) - 4
-    while position <= last:
-        (size,) = _length(data, position)
-        if not _SMALLEST <= size <= _LARGEST:
-            return _whole_between(data)
-        end = position + size + 8
-        if end > last + 4:
-            break
-        position = end
-    return position
-
-
-def _whole_between(data: bytes) -> int:
-    position = 0
-    while position < len(data):
-        end = _end_of(data, position)
-        if end == 0:
-            break
-        position = end if end > 0 else _next(data, position)
-    return position
 
 
 def _places(data: bytes) -> Iterator[tuple[int, int]]:
@@ -108,50 +89,57 @@ def _offset_forward(file: BinaryIO, count: int, before: int, found: int) -> tupl
     return (starts[0] if starts else before), found + len(starts)
 
 
-def runs(data: bytes) -> Iterator[Run]:
-    """The records of ``data``; those after each other that differ in their lines only are one."""
-    position = 0
-    while position < len(data):
-        end = _end_of(data, position)
-        if end == 0:
-            return
-        if end < 0:
-            position = _next(data, position)
-            continue
-        try:
-            run, head, tail = _decoded(data[position + 4 : end - 4])
-        except (IndexError, ValueError):
-            position = end
-            continue
-        position = end
-        if head and data.startswith(head, position + 4):
-            lines, position = _alike(data, position, head, tail)
-            run.text += b"\n".join([*lines, b""])
-        yield run
+class Records:
+    """The records of a block, which begins where one does; ``taken`` are the bytes of those that were read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[Run]:
+        """The whole records; those after each other that differ in their lines only are one run."""
+        data = self._data
+        while self.taken < len(data):
+            position = self.taken
+            end = _end_of(data, position)
+            if end == 0:
+                return
+            self.taken = end if end > 0 else _next(data, position)
+            if end < 0:
+                continue
+            try:
+                run, head, tail = _decoded(data[position + 4 : end - 4])
+            except (IndexError, ValueError):
+                continue
+            if head:
+                lines, self.taken = _alike(data, end, head, tail)
+                run.text += b"\n".join([*lines, b""])
+            yield run
 
 
 def _alike(data: bytes, position: int, head: bytes, tail: bytes) -> tuple[list[bytes], int]:
-    """The lines of the records from ``position`` that have the same before and after them; where these end."""
-    lines = []
-    skipped, after, total = 4 + len(head), 4 + len(tail), len(data)
-    starts, length = data.startswith, _length
-    while starts(head, position + 4):
-        at = position + skipped
-        try:
-            size = data[at]
-            at += 1
-            if size > 127:
-                size = size & 127 | data[at] << 7
-                if data[at] > 127:
-                    break
-                at += 1
-            end = at + size + after
-            if end > total or length(data, position) != length(data, end - 4) or not starts(tail, at + size):
-                break
-        except (IndexError, struct.error):
+    """The lines of most records from ``position`` that have the same before and after them; where these end.
+
+    They are cut out by what is before them, and what would be written for them is compared with what is there.
+    """
+    lines: list[bytes] = []
+    size, largest = _SMALL_WINDOW, _LARGE_WINDOW
+    cut = 8 + len(tail)
+    line = locallog.LINE[0]
+    while data.startswith(head, position + 4):
+        end = data.rfind(head, position, position + size) - 4
+        if end <= position:
             break
-        lines.append(data[at : at + size])
-        position = end
+        piece = data[position:end]
+        parts = (piece + b"\0\0\0\0").split(head)
+        try:
+            found = [part[2 + (part[1] > 127) : -cut] if part[0] == line else b"" for part in parts[1:]]
+        except IndexError:
+            break
+        if locallog.alike(head, found, tail) != piece:
+            break
+        lines += found
+        position, size = end, min(size * 4, largest)
     return lines, position
 
 
@@ -159,31 +147,28 @@ def _decoded(message: bytes) -> tuple[Run, bytes, bytes]:
     """A message, and what is before and after its line; empty for a part of a line. ValueError, IndexError."""
     values: dict[int, bytes] = {}
     attributes: dict[str, str] = {}
-    head = tail = b""
-    for number, value, begin, end in _fields(message):
+    head_end = line_end = 0
+    for number, value, end in _fields(message):
         values[number] = value
         if number == 6:
             key, text = (dict(pair[:2] for pair in _fields(value)).get(part, b"") for part in (1, 2))
             attributes[key.decode("utf-8", "replace")] = text.decode("utf-8", "replace")
+        elif number == 2:
+            head_end = line_end = end
         elif number == 3:
-            head, tail = message[: begin + 1], message[end:]
+            line_end = end
     part = values.get(4, b"\0") != b"\0"
     goes_on = part and dict(field[:2] for field in _fields(values.get(5, b""))).get(1, b"\0") == b"\0"
     text = values.get(3, b"")
-    run = Run(
-        values.get(1, b"").decode(),
-        _number(values.get(2, b"\0")),
-        text if goes_on else text + b"\n",
-        attributes,
-    )
-    return (run, b"", b"") if part else (run, head, tail)
+    source, time = values.get(1, b"").decode(), _number(values.get(2, b"\0"))
+    run = Run(source, time, text if goes_on else text + b"\n", attributes)
+    return (run, b"", b"") if part else (run, message[:head_end], message[line_end:])
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, int, int]]:
-    """Number, value, begin and end of each field; a number's value is the varint. ValueError, IndexError."""
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Number, value and end of each field; a number's value is the varint. ValueError, IndexError."""
     position = 0
     while position < len(message):
-        begin = position
         tag, kind = message[position] >> 3, message[position] & 7
         value = _varint(message, position + 1)
         position += 1 + len(value)
@@ -195,7 +180,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes, int, int]]:
             position += size
         elif kind != 0:
             raise ValueError(f"field of type {kind}")
-        yield tag, value, begin, position
+        yield tag, value, position
 
 
 def _varint(data: bytes, position: int) -> bytes:

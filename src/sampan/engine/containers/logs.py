@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
@@ -63,9 +63,14 @@ class Formatter:
         }
         self._open_line: dict[str, bool] = {}
         self.finished = False
+        self.left = b""
 
     def format(self, block: bytes) -> bytes:
-        """The output for a block of complete records. Sets ``finished`` once ``until`` has passed."""
+        """The output for a block of records. Sets ``finished`` once ``until`` has passed.
+
+        Those of json-file must be whole; the begin of one of local at the block's end is ``left``.
+        """
+        self.left = b""
         out: list[bytes] = []
         for part in self._parts(block):
             if isinstance(part, bytes):
@@ -78,8 +83,13 @@ class Formatter:
 
     def _parts(self, block: bytes) -> Iterable[logruns.Run | bytes]:
         if loglocal.begins(block):
-            return loglocal.runs(block)
+            return self._local(block)
         return [block] if self._options.details else logruns.split(block)
+
+    def _local(self, block: bytes) -> Iterator[logruns.Run]:
+        records = loglocal.Records(block)
+        yield from records
+        self.left = block[records.taken :]
 
     def _add_lines(self, lines: list[Line], out: list[bytes]) -> None:
         if self._options.since_ns or self._options.until_ns:
@@ -223,7 +233,11 @@ async def read(
 async def _drain(files: LogFiles, formatter: Formatter) -> AsyncIterator[bytes]:
     def step() -> tuple[bool, bytes]:
         block = files.read()
-        return bool(block), formatter.format(block) if block else b""
+        if not block:
+            return False, b""
+        chunk = formatter.format(block)
+        files.put_back(formatter.left)
+        return True, chunk
 
     more = True
     while more and not formatter.finished:

@@ -61,6 +61,19 @@ def test_events_by_filter_and_time(sampand: Daemon) -> None:
         assert event["scope"] == "local"
 
 
+def test_events_of_commit_and_export(sampand: Daemon) -> None:
+    begin = time.time()
+    with made(sampand, "sleep", "617") as container:
+        for pause in (1, 0):
+            sampand.json("POST", f"/commit?container={container}&repo=ev-commit&pause={pause}", {})
+        assert sampand.api("GET", f"/containers/{container}/export")[0] == 200
+        found = [
+            event["Action"] for event in events(sampand, begin, container=[container], type=["container"])
+        ]
+        assert found == ["create", "start", "pause", "commit", "unpause", "commit", "export"]
+    sampand.json("DELETE", "/images/ev-commit?force=1")
+
+
 def test_events_stream_until_they_are_due(sampand: Daemon) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(sampand.socket)

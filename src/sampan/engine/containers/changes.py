@@ -30,4 +30,5 @@ async def export(containers: Containers, reference: str) -> AsyncIterator[bytes]
         finally:
             root.close()
 
+    containers.publish(container, "export")
     return pieces()

@@ -58,12 +58,14 @@ async def commit(containers: Containers, reference: str, options: CommitOptions)
         freeze = options.pause and container.state.status == "running" and live.cgroup is not None
         if freeze and live.cgroup is not None:
             await asyncio.to_thread(live.cgroup.freeze)
+            containers.publish(container, "pause")
         try:
             image = await asyncio.to_thread(_store, containers, container, config, options)
+            _announce(containers, container, image, target, options)
         finally:
             if freeze and live.cgroup is not None:
                 await asyncio.to_thread(live.cgroup.thaw)
-    _announce(containers, container, image, target, options)
+                containers.publish(container, "unpause")
     return image.id
 
 

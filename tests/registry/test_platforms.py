@@ -237,3 +237,18 @@ def test_with_our_client(sampand: Daemon, new_store: NewStore, registry: str) ->
     note = sampand.docker("push", other, cli=str(BIN / "sampan")).stderr
     assert "only the available single-platform image was pushed" in note
     assert sampan("rmi", name.familiar, other).count("Deleted: ") == 1
+
+
+def test_the_index_says_what_an_image_is_for(new_store: NewStore, registry: str) -> None:
+    """As ``docker manifest annotate --arch`` makes it: the image's own configuration names another machine."""
+    made, store = multi("amd64", "arm64"), new_store("one")
+    entries = json.loads(made.raw)
+    for entry, architecture in zip(entries["manifests"], ("riscv64", "mips64le"), strict=False):
+        entry["platform"]["architecture"] = architecture
+    made.raw = json.dumps(entries).encode()
+    loaded(store, made)
+    for architecture, really in (("riscv64", "amd64"), ("mips64le", "arm64")):
+        wanted = parse_platform(f"linux/{architecture}")
+        assert store.get("team/x:1", wanted).id == made.image(f"linux/{really}")
+    with pytest.raises(errors.NotFound, match="does not provide"):
+        store.get("team/x:1", parse_platform("linux/amd64"))

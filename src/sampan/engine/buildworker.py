@@ -87,10 +87,8 @@ class EngineWorker:
         found = self.images.find(reference)
         if found is None:
             return None
-        variants = self.images.variants(found, self.images.target_of(reference))
         wanted = documents.Platform(platform.architecture, platform.os, platform.variant)
-        fitting = documents.best([one.platform for one in variants], wanted)
-        return found if fitting is None else variants[fitting]
+        return self.images.variant(found, self.images.target_of(reference), wanted) or found
 
     async def run(self, request: RunRequest, output: Output) -> int:
         """Execute one RUN; its exit code."""

@@ -14,7 +14,7 @@ import msgspec
 from sampan import errors
 from sampan.images import manifest as documents
 from sampan.images.image import Image
-from sampan.images.manifest import Descriptor
+from sampan.images.manifest import Descriptor, Platform
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
 from sampan.storage.digest import Digest
@@ -124,9 +124,16 @@ class Indexes:
 
     def manifest(self, digest: Digest, identity: Digest) -> Digest:
         """The manifest under which an index has one of its images (NotFound)."""
+        return self._entry(digest, identity).digest
+
+    def platform(self, digest: Digest, identity: Digest) -> Platform:
+        """The platform for which an index has an image: as its entry says, else the image itself."""
+        return self._entry(digest, identity).platform or self._images[identity].platform
+
+    def _entry(self, digest: Digest, identity: Digest) -> Descriptor:
         for member in self.members(digest):
             if member.image == identity:
-                return member.entry.digest
+                return member.entry
         raise errors.NotFound(f"the index {digest} doesn't hold {identity}")
 
     def holding(self, identity: Digest) -> set[Digest]:
@@ -146,5 +153,5 @@ class Indexes:
         "" when none is here.
         """
         found = self.images(digest)
-        wanted = documents.best([self._images[one].platform for one in found], documents.host_platform())
+        wanted = documents.best([self.platform(digest, one) for one in found], documents.host_platform())
         return found[wanted or 0] if found else ""

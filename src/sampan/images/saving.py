@@ -16,7 +16,7 @@ from sampan import errors
 from sampan.images import manifest as documents
 from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
-from sampan.images.store import Image, ImageStore, index_entry, not_for
+from sampan.images.store import Image, ImageStore, index_entry
 from sampan.storage import tar, tarwrite
 from sampan.storage.digest import Digest
 from sampan.storage.tar import Entry
@@ -64,10 +64,13 @@ def _chosen(
     """An index goes in when more than one of its images does, or all that it holds."""
     images = store.variants(image, index) if index else [image]
     if platforms:
-        found = [documents.best([one.platform for one in images], platform) for platform in platforms]
-        if None in found:
-            raise not_for(name, platforms[found.index(None)], images)
-        images = [images[number] for number in dict.fromkeys(found) if number is not None]
+        found: dict[Digest, Image] = {}
+        for platform in platforms:
+            one = store.variant(image, index, platform)
+            if one is None:
+                raise store.not_for(name, platform, image, index)
+            found[one.id] = one
+        images = list(found.values())
     pairs = [(one, store.indexes.manifest(index, one.id) if index else one.manifest) for one in images]
     if index and (len(images) > 1 or (not platforms and store.indexes.whole(index))):
         return _Saved(pairs, index)

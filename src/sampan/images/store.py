@@ -84,11 +84,27 @@ class ImageStore:
             raise errors.NotFound(f"No such image: {_shown(reference)}", hint=_hint(reference))
         if platform is None:
             return found
-        variants = self.variants(found, index)
-        fitting = documents.best([one.platform for one in variants], platform)
-        if fitting is not None:
-            return variants[fitting]
-        raise not_for(shown or reference, platform, variants)
+        chosen = self.variant(found, index, platform)
+        if chosen is None:
+            raise self.not_for(shown or reference, platform, found, index)
+        return chosen
+
+    def variant(self, image: Image, index: Digest, platform: Platform) -> Image | None:
+        """Of the images that :meth:`variants` gives the one that serves a platform best, None for none."""
+        variants = self.variants(image, index)
+        fitting = documents.best([self._platform(one, index) for one in variants], platform)
+        return None if fitting is None else variants[fitting]
+
+    def _platform(self, image: Image, index: Digest) -> Platform:
+        return self.indexes.platform(index, image.id) if index else image.platform
+
+    def not_for(self, reference: str, platform: Platform, image: Image, index: Digest) -> errors.NotFound:
+        """No image for a platform among those that are here, in dockerd's words."""
+        here = [str(self._platform(one, index)) for one in self.variants(image, index)]
+        return errors.NotFound(
+            f"image with reference {reference} was found but does not provide the specified platform ({platform})",
+            hint=f"Here it is for {', '.join(here)}.",
+        )
 
     def find(self, reference: str) -> Image | None:
         """The same, None when there is none (InvalidParameter for what can't be a name)."""
@@ -465,14 +481,6 @@ def index_entry(
     if platform is not None:
         entry["platform"] = msgspec.to_builtins(platform)
     return entry
-
-
-def not_for(reference: str, platform: Platform, variants: Images) -> errors.NotFound:
-    """No image for a platform among those that are here, in dockerd's words."""
-    return errors.NotFound(
-        f"image with reference {reference} was found but does not provide the specified platform ({platform})",
-        hint=f"Here it is for {', '.join(str(one.platform) for one in variants)}.",
-    )
 
 
 def _shown(reference: str) -> str:

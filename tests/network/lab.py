@@ -217,6 +217,7 @@ class Lab:
     def crash(self) -> None:
         """Forget everything as kill -9 does: only the kernel, the switchboard and the database remain."""
         self.networks.guard.close()
+        self.networks.refusals.close()
         self.networks.switchboard._lose()
         self.db.close()
 

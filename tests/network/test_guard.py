@@ -161,7 +161,7 @@ async def test_legacy_input_rules_decide_on_published_ports(lab: Lab) -> None:
 async def test_legacy_forward_drop_keeps_ports_closed_but_lets_containers_out(lab: Lab) -> None:
     outside = lab.neighbour()
     outside.app(ECHO, "tcp", "0.0.0.0", "80", "out")
-    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    container, server = await lab.run(ports={"80/tcp": "8080"})
     server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
     legacy("-P", "FORWARD", "DROP")
     assert await soon(lambda: "RELATED,ESTABLISHED" in legacy("-S"))
@@ -179,6 +179,11 @@ async def test_legacy_forward_drop_keeps_ports_closed_but_lets_containers_out(la
     network = await lab.networks.create(CreateNetwork(name="more"))
     shown = legacy("-S")
     assert f"-A sampan_smpf0 -i {network.device} -j ACCEPT" in shown and shown.count(jump) == 1
+    lab.crash()
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({container.id: server.pid})
+    assert legacy("-S") == shown, "the next engine finds what is laid, and lays nothing twice"
     assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
     lab.networks.guard.lift_jumps()
     assert "sampan" not in legacy("-S")

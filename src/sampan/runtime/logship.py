@@ -7,16 +7,27 @@ protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
-import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
 
+from sampan import jsontext
+from sampan.kernel import signals
 from sampan.runtime import logformat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Protocol
+
+    class Sink(Protocol):
+        """Where lines go."""
+
+        # ruff: noqa: D102
+        def send(self, stream: int, now: int, line: bytes, partial: bool) -> None: ...
+        def close(self) -> None: ...
+
 
 LINE = 16 << 10
 """Bytes of a line after which it is sent in parts, as Docker does."""
@@ -24,16 +35,6 @@ TRIES = 3
 _TIMEOUT = 5.0
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ERROR, _INFO = 3, 6  # severities of stderr and stdout
-
-
-class Sink(Protocol):
-    """Where lines go."""
-
-    def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
-        """Send one line without its end. OSError when that isn't possible now."""
-
-    def close(self) -> None:
-        """Nothing more comes."""
 
 
 class Syslog:
@@ -45,8 +46,8 @@ class Syslog:
         self._facility: int = config["facility"]
         self._format: str = config["format"]
         self._tag: str = config["tag"]
-        self._hostname = socket.gethostname()
-        self._socket: socket.socket | None = None
+        self._hostname = _socket.gethostname()
+        self._socket: _socket.socket | None = None
 
     def send(self, stream: int, now: int, line: bytes, partial: bool) -> None:
         """Send, over a new connection where the old one is gone."""
@@ -69,7 +70,7 @@ class Syslog:
             return
         try:
             made.settimeout(_TIMEOUT)
-            made.shutdown(socket.SHUT_WR)
+            made.shutdown(_socket.SHUT_WR)
             while made.recv(1 << 16):
                 continue
         except OSError:
@@ -102,23 +103,36 @@ def rfc5424_time(now: int, *, micro: bool) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", local) + fraction + zone
 
 
-def connect(protocol: str, host: str, port: int, tls: dict[str, Any] | None = None) -> socket.socket:
+def connect(protocol: str, host: str, port: int, tls: dict[str, Any] | None = None) -> _socket.socket:
     """A connection to a syslog receiver, ``tls`` with ``ca``, ``cert``, ``key``, ``skip_verify``. OSError."""
     if protocol in ("unix", "unixgram"):
         return _connect_unix(protocol, host)
-    if protocol == "udp":
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        made = socket.socket(family, kind, number)
-        made.connect(address)
-        return made
-    made = socket.create_connection((host, port), timeout=_TIMEOUT)
-    if protocol != "tcp+tls":
-        return made
-    return _secure(made, host, tls or {})
+    kind = _socket.SOCK_DGRAM if protocol == "udp" else _socket.SOCK_STREAM
+    made = _connect_inet(host, port, kind)
+    return _secure(made, host, tls or {}) if protocol == "tcp+tls" else made
 
 
-def _connect_unix(protocol: str, path: str) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM if protocol == "unixgram" else socket.SOCK_STREAM)
+def _connect_inet(host: str, port: int, kind: int) -> _socket.socket:
+    """To the first of the host's addresses that takes it. OSError of the last one."""
+    # Text would go through the codec of international names, with all its tables.
+    found = _socket.getaddrinfo(host.encode() if host.isascii() else host, port, type=kind)
+    for number, (family, _, protocol, _, address) in enumerate(found, 1):
+        made = _socket.socket(family, kind, protocol)
+        if kind == _socket.SOCK_STREAM:
+            made.settimeout(_TIMEOUT)
+        try:
+            made.connect(address)
+            return made
+        except OSError:
+            made.close()
+            if number == len(found):
+                raise
+    raise OSError(f"{host} has no address")
+
+
+def _connect_unix(protocol: str, path: str) -> _socket.socket:
+    kind = _socket.SOCK_DGRAM if protocol == "unixgram" else _socket.SOCK_STREAM
+    made = _socket.socket(_socket.AF_UNIX, kind)
     made.settimeout(_TIMEOUT)
     try:
         made.connect(path)
@@ -128,8 +142,9 @@ def _connect_unix(protocol: str, path: str) -> socket.socket:
     return made
 
 
-def _secure(plain: socket.socket, host: str, tls: dict[str, Any]) -> socket.socket:
-    import ssl  # only here: it is large, and most receivers are plain
+def _secure(plain: _socket.socket, host: str, tls: dict[str, Any]) -> _socket.socket:
+    import socket  # only here: they are large, and most receivers are plain
+    import ssl
 
     context = ssl.create_default_context(cafile=tls.get("ca") or None)
     if tls.get("skip_verify"):
@@ -137,10 +152,12 @@ def _secure(plain: socket.socket, host: str, tls: dict[str, Any]) -> socket.sock
         context.verify_mode = ssl.CERT_NONE
     if tls.get("cert"):
         context.load_cert_chain(tls["cert"], tls.get("key") or None)
+    known = socket.socket(fileno=plain.detach())
+    known.settimeout(_TIMEOUT)
     try:
-        return context.wrap_socket(plain, server_hostname=host)
+        return context.wrap_socket(known, server_hostname=host)
     except OSError:
-        plain.close()
+        known.close()
         raise
 
 
@@ -150,7 +167,7 @@ class Journal:
     def __init__(self, config: dict[str, Any]) -> None:
         self._path: str = config["path"]
         self._fields = {str(key): str(value) for key, value in config["fields"].items()}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         self._socket.settimeout(_TIMEOUT)
         # They tell a reader the order, also of entries with the same time.
         self._epoch = os.urandom(32).hex()
@@ -264,9 +281,9 @@ class Delivery:
 
 def main(arguments: list[str]) -> None:
     """Ship what comes on stdin until it ends; ``arguments[1]`` is the configuration."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    config = json.loads(arguments[1])
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
+    signals.signal(signals.SIGTERM, signals.SIG_IGN)
+    config: Any = jsontext.loads(arguments[1])
     sink: Sink = Syslog(config) if config["kind"] == "syslog" else Journal(config)
     delivery, lines, last = Delivery(sink), Lines(), 0
     for stream, now, data in _frames(0):
@@ -285,4 +302,4 @@ def command(config: dict[str, Any]) -> list[str]:
     boot = (
         f"import sys; sys.path.insert(0, {root!r}); from sampan.runtime.logship import main; main(sys.argv)"
     )
-    return [os.path.realpath(base), "-I", "-S", "-X", "utf8", "-c", boot, json.dumps(config)]
+    return [os.path.realpath(base), "-I", "-S", "-OO", "-X", "utf8", "-c", boot, jsontext.dumps(config)]

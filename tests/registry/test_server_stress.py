@@ -14,6 +14,7 @@ from tests.registry.serving import CONFIG, INDEX, LAYER, MANIFEST, Served, code_
 from tests.registry.test_conformance import WAYS, stored
 
 LIFE = 5  # seconds
+PROMISED = LIFE / 2 - 1  # for which a client can build on an answer; times are kept in whole seconds
 LAYERS = [f"layer {number} ".encode() * 50 for number in range(12)]
 REPOSITORIES = ("a", "b", "team/c")
 
@@ -35,14 +36,14 @@ class Pusher(threading.Thread):
             raise
 
     def turn(self) -> None:
-        repository, chance = self.random.choice(REPOSITORIES), self.random
+        repository, chance, begun = self.random.choice(REPOSITORIES), self.random, time.monotonic()
         layers = chance.sample(LAYERS, chance.randint(1, 4))
         note = str(chance.random())
         config = json.dumps({"os": "linux", "architecture": "amd64", "author": note}).encode()
         blobs = [config, *layers]
         for data in blobs:
             self.bring(repository, data)
-        time.sleep(chance.choice((0, 0, LIFE / 5)))  # less than the half of a life that is promised
+        time.sleep(chance.choice((0, 0, PROMISED / 2)))
         kinds = [CONFIG, *[LAYER] * len(layers)]
         pointers = [
             {"mediaType": kind, "digest": digest_of(data), "size": len(data)}
@@ -58,7 +59,8 @@ class Pusher(threading.Thread):
         for reference, body, kind in tags:
             answer = self.served.put(repository, reference, body, kind)
             if answer.status != 201:
-                self.lost.append(f"put {kind}: {code_of(answer)} {answer.data!r}")
+                if time.monotonic() - begun < PROMISED:  # a machine under load may be too late
+                    self.lost.append(f"put {kind}: {code_of(answer)} {answer.data!r}")
                 return
         self.pushed += 1
         self.check(repository, [digest_of(data) for data in blobs], [digest_of(body) for _, body, _ in tags])

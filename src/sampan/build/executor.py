@@ -162,6 +162,7 @@ class Build:
             return None
         from sampan.build.ahead import Ahead
 
+        self.started(run.plan.first_step)
         ahead = Ahead(self, run)
         ahead.begin()
         return ahead

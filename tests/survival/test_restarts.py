@@ -124,6 +124,25 @@ def test_removing_and_updating_during_the_back_off(world: World) -> None:
     is_now(world, "later", "exited")
 
 
+def test_an_end_that_is_asked_for_while_a_restart_begins(world: World) -> None:
+    """The restart may be under way already when stop or kill come: then they are for the new run."""
+    run(world, "quick", ["sh", "-c", "sleep 0.05; exit 3"], "always")
+    for number in range(12):
+        until(lambda: state(world, "quick")["Status"] == "restarting", "the first end")
+        died = events(world, "quick")[-1][1]
+        due = 0.1 * 2 ** look(world, "quick")["RestartCount"] / 2
+        # From a little before it is due until the new run has begun.
+        time.sleep(max(0.0, died + due - time.time() - 0.02 + 0.01 * number))
+        status, _ = world.ask("POST", f"/containers/quick/{'stop?t=0' if number % 2 else 'kill'}")
+        assert status in (204, 304, 409)
+        if status == 204:
+            time.sleep(0.4)
+            assert state(world, "quick")["Status"] == "exited", number
+        world.ask("POST", "/containers/quick/stop?t=0")
+        is_now(world, "quick", "exited")
+        world.must("POST", "/containers/quick/start")
+
+
 def test_which_ends_are_followed_by_a_restart(world: World) -> None:
     run(world, "no", ["false"])
     run(world, "success", ["true"], "on-failure")

@@ -204,8 +204,9 @@ async def kill(containers: Containers, reference: str, signal_text: str = "") ->
         problem.message = f"cannot kill container: {reference}: {problem.message}"
         raise
     if container.state.status == "restarting":
-        await _stop_restarting(containers, container, live)
-        return
+        if await _stop_restarting(containers, container, live):
+            return
+        check_running(container)
     if number == 9:
         container.state.stopped_by_user = True
         await kill_and_wait(containers, container, live)
@@ -278,8 +279,7 @@ async def stop(
     """Stop a container: its signal, ``timeout`` s of grace, then KILL. NotModified when it is stopped."""
     container = containers.get(reference)
     live = containers.live(container)
-    if container.state.status == "restarting":
-        await _stop_restarting(containers, container, live)
+    if container.state.status == "restarting" and await _stop_restarting(containers, container, live):
         return
     if not container.running:
         raise errors.NotModified(f"container {container.id} is already stopped")
@@ -289,12 +289,15 @@ async def stop(
         raise errors.SystemFailure(f"cannot stop container: {reference}: {problem.message}") from None
 
 
-async def _stop_restarting(containers: Containers, container: Container, live: Live) -> None:
+async def _stop_restarting(containers: Containers, container: Container, live: Live) -> bool:
+    """Call off the restart that is due; False when it came first, and there is something to stop."""
     async with live.lock:
-        if container.state.status == "restarting":
-            container.state.stopped_by_user = True
-            give_up(containers, container, live)
-            containers.publish(container, "stop")
+        if container.state.status != "restarting":
+            return False
+        container.state.stopped_by_user = True
+        give_up(containers, container, live)
+        containers.publish(container, "stop")
+        return True
 
 
 def give_up(containers: Containers, container: Container, live: Live) -> None:

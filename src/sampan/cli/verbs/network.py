@@ -198,7 +198,9 @@ def egress(cli: CLI, options: Options, arguments: list[str]) -> int:
     rows += [["allowed", rule, ""] for rule in answer["Allowed"]]
     for item in answer["Refused"]:
         host = f"[{item['Address']}]" if ":" in item["Address"] else item["Address"]
-        where = f"{host}:{item['Port']}/{item['Protocol']}" if item["Port"] else f"{host} ({item['Protocol']})"
+        where = (
+            f"{host}:{item['Port']}/{item['Protocol']}" if item["Port"] else f"{host} ({item['Protocol']})"
+        )
         rows.append(["refused", where, str(item["Packets"])])
     rows += [["refused", name, str(times)] for name, times in sorted(answer["RefusedNames"].items())]
     cli.write(table.columns(rows, least=10))

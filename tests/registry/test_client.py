@@ -369,3 +369,22 @@ def test_a_pull_of_what_is_there_asks_once(new_store: NewStore, front: NewFront,
     refuse = [True]
     server.hooks.append(lambda exchange: bool(refuse) and refuse.pop() and exchange.answer(400))
     assert not Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet).newer
+
+
+def test_a_tag_that_moves_back_to_what_is_here(new_store: NewStore, registry: str) -> None:
+    """The digest is known already, the tag stands for another image: it is pointed anew."""
+    store, name = new_store("one"), Reference.parse(f"{registry}/team/x:1")
+    transport = Transport(name.domain)
+    images = []
+    for _ in range(2):
+        images.append(make_image(store, name, 1000))
+        push(store, transport, name, quiet)
+        push_tag = name.with_tag(f"t{len(images)}")
+        store.tag(push_tag, images[-1].id)
+        push(store, transport, push_tag, quiet)
+    store.tag(name, images[0].id)
+    assert push(store, transport, name, quiet)
+    store.tag(name, images[1].id)
+    pulled = Puller(store, Gates()).pull(transport, name, quiet)
+    assert pulled.newer and store.get(name.familiar).id == images[0].id == pulled.image.id
+    assert not Puller(store, Gates()).pull(transport, name, quiet).newer

@@ -18,6 +18,7 @@ from sampan.images.manifest import Descriptor, Platform
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
 from sampan.storage.digest import Digest
+from sampan.storage.digest import of as digest_of
 
 _SCHEMA = ("CREATE TABLE indexes (digest TEXT PRIMARY KEY, blobs TEXT NOT NULL) WITHOUT ROWID",)
 
@@ -61,8 +62,11 @@ class Indexes:
         InvalidParameter for what is no index.
         """
         documents.parse_index(raw)
-        digest = self._blobs.put(raw).digest
+        digest = digest_of(raw)
         merged = self._kept.get(digest, set()) | {digest, *blobs}
+        if merged == self._kept.get(digest) and self._blobs.touch(digest):
+            return digest
+        self._blobs.put(raw)
         row = (digest, msgspec.json.encode(sorted(merged)).decode())
         self._db.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?)", row)
         self._kept[digest] = merged

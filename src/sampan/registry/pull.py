@@ -115,27 +115,30 @@ class Puller:
         remote = self._resolve(transport, reference)
         report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar})
         one = _One(self, transport, reference, report)
-        index, known = "", self.store.by_reference(reference)
-        if remote.media_type in documents.INDEXES:
-            image, newer = one.index(remote, platform, everything)
-            index = remote.digest
-        else:
-            image, newer = one.image(remote)
-        if not reference.digest:
-            target = self.store.target(reference)
-            before = self.store.tag(reference, image.id, index=index)
-            newer = newer or (before, target) != (self._named(reference), index)
-        elif known is None:
-            newer = True
-        self.store.add_digest(reference, remote.digest, image.id)
+        index = remote.digest if remote.media_type in documents.INDEXES else ""
+        image, newer = one.index(remote, platform, everything) if index else one.image(remote)
+        newer = self._name(reference, remote.digest, image, index, newer)
         report({"status": f"Digest: {remote.digest}"})
         state = "Downloaded newer image" if newer else "Image is up to date"
         report({"status": f"Status: {state} for {reference.familiar}"})
         return Pulled(image, remote.digest, newer)
 
-    def _named(self, reference: Reference) -> Digest:
-        image = self.store.by_reference(reference)
-        return image.id if image is not None else ""
+    def _name(self, reference: Reference, digest: Digest, image: Image, index: Digest, newer: bool) -> bool:
+        """Give the image its tag and digest, unless nothing is new; whether something is."""
+        known = self._names(reference, digest)
+        if newer or known != [(image.id, index)] * 2:
+            if not reference.digest:
+                self.store.tag(reference, image.id, index=index)
+            self.store.add_digest(reference, digest, image.id)
+        return newer or known[0] != self._names(reference, digest)[0]
+
+    def _names(self, reference: Reference, digest: Digest) -> list[tuple[Digest, Digest] | None]:
+        """What the tag and the digest stand for: image and index, None for nothing."""
+        found = []
+        for name in (reference, Reference.parse(f"{reference.name}@{digest}")):
+            image = self.store.by_reference(name)
+            found.append((image.id, self.store.target(name)) if image is not None else None)
+        return found
 
     def _resolve(self, transport: Transport, reference: Reference) -> Remote:
         """What a name stands for, from here when the registry says that it still is what is here."""

@@ -72,6 +72,11 @@ class BlobStore:
         """Whether the blob is here."""
         return self.path(digest).exists()
 
+    def touch(self, digest: Digest) -> bool:
+        """The same; the blob then counts as found by an operation (``committed_since``)."""
+        self._committed(digest)
+        return self.has(digest)
+
     def size(self, digest: Digest) -> int:
         """Bytes of the blob (NotFound)."""
         try:
@@ -128,7 +133,7 @@ class BlobStore:
                     yield name
 
     def committed_since(self, moment: float) -> set[Digest]:
-        """Blobs committed in this process at or after ``moment`` (time.monotonic())."""
+        """Blobs committed or found in this process at or after ``moment`` (time.monotonic())."""
         with self._lock:
             return {digest for digest, at in self._fresh.items() if at >= moment}
 

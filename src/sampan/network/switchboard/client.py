@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections import deque
@@ -65,6 +64,9 @@ class Switchboard:
         self._on_death = on_death
         self._on_refusal = on_refusal
         self._channel: Channel | None = None
+        # The process at the other end as it says itself, 0 without one: SO_PEERCRED knows who called listen(2),
+        # and that was an engine.
+        self.pid = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[str, dict[str, Any]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +99,11 @@ class Switchboard:
     def _use(self, sock: socket.socket) -> None:
         self._channel = Channel(sock, self._ended, self._noticed)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(self._introduced)
         self._channel.give(Waiting({"op": "notices"}, (), future))
+
+    def _introduced(self, answer: asyncio.Future[Any]) -> None:
+        self.pid = 0 if answer.cancelled() or answer.exception() else answer.result()
 
     def _noticed(self, notice: Mapping[str, Any]) -> None:
         self._on_refusal(notice["container"], notice["name"])
@@ -115,6 +121,7 @@ class Switchboard:
         if channel is not None:
             channel.close(SwitchboardError("the switchboard has ended"))
         self._known = {}
+        self.pid = 0
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
@@ -257,14 +264,6 @@ class Switchboard:
     async def ask(self, order: Mapping[str, Any]) -> Any:
         """Any other order; its result. SwitchboardError when it fails."""
         return await self._submit(order)
-
-    @property
-    def pid(self) -> int:
-        """The process at the other end; 0 without one."""
-        if self._channel is None:
-            return 0
-        raw = self._channel.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int(struct.unpack("3i", raw)[0])
 
     @property
     def connected(self) -> bool:

@@ -226,9 +226,10 @@ class Switchboard:
             for container, member in self._members.items()
         }
 
-    def _begin_notices(self) -> None:
-        """The engine wants to hear what happens here; one of before doesn't know that it could."""
+    def _begin_notices(self) -> int:
+        """The engine wants to hear what happens here (one of before doesn't know that it could); who we are."""
         self._notices = True
+        return os.getpid()
 
     def _notice(self, container: str, name: str) -> None:
         """Tell the engine that a name was refused; one that is gone or busy misses it."""

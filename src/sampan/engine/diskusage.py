@@ -44,6 +44,8 @@ def _images(engine: Engine, version: tuple[int, int]) -> list[dict[str, Any]]:
         item["SharedSize"] = sum(engine.layers.get(chain).size for chain in layers[row] if uses[chain] > 1)
         if version < (1, 44):
             item["VirtualSize"] = item["Size"]
+        if version < (1, 48):
+            del item["Descriptor"]
     return listed
 
 

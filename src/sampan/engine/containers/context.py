@@ -158,7 +158,12 @@ class Containers:
     def shown_image(self, reference: str, image_id: str) -> str:
         """The reference that the user wrote, or the id once it leads to another image."""
         found = self.images.find(reference)
-        return reference if found is not None and found.id == image_id else image_id or reference
+        if found is None:
+            return image_id or reference
+        if found.id == image_id or not image_id:
+            return reference
+        variants = self.images.variants(found, self.images.target_of(reference))
+        return reference if any(one.id == image_id for one in variants) else image_id
 
     async def close(self) -> None:
         """Let go of the processes, which run on; nothing is started or recorded from here."""

@@ -15,6 +15,7 @@ from sampan.engine.containers import cgroups, checks, copyup, merge, mounts
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container, Health, MountPoint, State
 from sampan.engine.containers.registry import new_id
+from sampan.images.manifest import parse_platform
 from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig, LogConfig, with_defaults
 from sampan.storage.removal import remove_tree
 
@@ -37,9 +38,7 @@ async def create(
     if request.is_empty():
         raise errors.InvalidParameter("config cannot be empty in order to create a container")
     user, host = request.container_config(), request.host_config or HostConfig()
-    image = containers.images.get(user.image) if user.image else None
-    if image is not None:
-        check_platform(image, user.image, platform)
+    image = _image(containers, user.image, platform) if user.image else None
     container, warnings = _record(containers, user, host, image, name)
     endpoints = request.networking_config and request.networking_config.endpoints_config
     container.networks = dict(endpoints or {})
@@ -56,17 +55,12 @@ async def create(
     return container, warnings
 
 
-def check_platform(image: Image, reference: str, platform: str) -> None:
-    """NotFound in Docker's words when the image isn't for the asked platform."""
+def _image(containers: Containers, reference: str, platform: str) -> Image:
+    """The image to run, of the asked platform (NotFound)."""
     if not platform:
-        return
-    wanted = platform.split("/")
-    have = [image.os, image.architecture, image.variant]
-    if any(part and part != mine for part, mine in zip(wanted, have, strict=False) if mine):
-        shown = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
-        raise errors.NotFound(
-            f"image with reference {shown} was found but does not provide the specified platform ({platform})"
-        )
+        return containers.images.get(reference)
+    shown = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+    return containers.images.get(reference, parse_platform(platform), shown)
 
 
 def _record(

@@ -361,6 +361,8 @@ def test_exec(box: Any) -> None:
     assert box.exec_run("sleep 100", detach=True).exit_code is None
     code, output = box.exec_run("nosuch")
     assert code in (126, 127) and b"nosuch" in output
+    code, output = box.exec_run("true", workdir="tmp")
+    assert code == 126 and b"Cwd must be an absolute path" in output
 
 
 def test_exec_socket(box: Any) -> None:

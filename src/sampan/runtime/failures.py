@@ -33,7 +33,7 @@ def start_failure(kind: str, step: str, number: int, detail: object, text: str) 
         return StartFailure(text, exit_code=_NOT_EXECUTABLE if kind == "exec" else _UNKNOWN, status=500)
     if step == "make cwd" and text.startswith("Cannot mkdir"):
         return StartFailure(text, exit_code=_UNKNOWN, status=500)
-    if step == "program":
+    if step in ("program", "cwd"):
         code = _NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else _NOT_EXECUTABLE
         return StartFailure(prefix + text, exit_code=code, status=400)
     if step == "exec" and text.startswith("environment variable"):

@@ -33,7 +33,7 @@ def start_failure(kind: str, step: str, number: int, detail: object, text: str) 
         return StartFailure(text, exit_code=_NOT_EXECUTABLE if kind == "exec" else _UNKNOWN, status=500)
     if step == "make cwd" and text.startswith("Cannot mkdir"):
         return StartFailure(text, exit_code=_UNKNOWN, status=500)
-    if step in ("program", "cwd"):
+    if step == "program":
         code = _NOT_FOUND if number in (errno.ENOENT, errno.ENOTDIR) else _NOT_EXECUTABLE
         return StartFailure(prefix + text, exit_code=code, status=400)
     if step == "exec" and text.startswith("environment variable"):
@@ -42,6 +42,8 @@ def start_failure(kind: str, step: str, number: int, detail: object, text: str) 
         code = _NOT_FOUND if number == errno.ENOENT else _NOT_EXECUTABLE
         message = f"{prefix}exec {detail}: {_words(number)}"
         return StartFailure(message, exit_code=code, status=400, hint=_HINTS.get(number, ""))
+    if step == "chdir" and not number:
+        return StartFailure(prefix + text, exit_code=_NOT_EXECUTABLE, status=400)
     if step == "chdir":
         return _directory_failure(prefix, number, str(detail))
     if step == "mount" and isinstance(detail, tuple):

@@ -82,9 +82,14 @@ def make_working_directory(root: int, path: str) -> None:
 
 
 def change_directory(path: str, *, later: bool) -> bool:
-    """Go to ``path``; False when it isn't allowed and ``later``, as its user, may try again."""
+    """Go to ``path``; False when it isn't allowed and ``later``, as its user, may try again.
+
+    ValueError: it isn't absolute. OSError: it isn't there, or outside the root.
+    """
+    if not path.startswith("/"):
+        raise ValueError("Cwd must be an absolute path")
     try:
-        os.chdir(path or "/")
+        os.chdir(path)
     except PermissionError:
         if not later:
             raise

@@ -11,7 +11,7 @@ from sampan.engine.containers import checks, launchspec, roots
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
-from sampan.runtime import failures, identity
+from sampan.runtime import identity
 from sampan.runtime.config import ExecConfig
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ def build(
 ) -> dict[str, Any]:
     """The plan: the container's rights and environment, the exec's own user, directory and variables."""
     config, host = exec_.config, container.host
-    directory = config.working_dir or container.config.working_dir or "/"
-    if not directory.startswith("/"):
-        raise failures.start_failure("exec", "cwd", 0, directory, "Cwd must be an absolute path")
     cgroup = live.cgroup or launchspec.open_cgroup(containers, container)
     environment = [entry for entry in launchspec.environment(container) if not entry.startswith("TERM=")]
     if config.tty:
@@ -57,7 +54,7 @@ def build(
         "kind": "exec",
         "id": exec_.id,
         "join": cgroup.join,
-        "cwd": directory,
+        "cwd": config.working_dir or container.config.working_dir or "/",
         "args": list(config.cmd or ()),
         "env": replace_env(environment, config.env),
         "user": {

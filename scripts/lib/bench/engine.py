@@ -91,6 +91,10 @@ class Engine:
             self.inside("ip", "link", "add", self.bridge, "type", "bridge")
             self.inside("ip", "addr", "add", f"{self.address}/24", "dev", self.bridge)
             self.inside("ip", "link", "set", self.bridge, "up")
+        self.launch()
+
+    def launch(self) -> None:
+        """Start the process and wait until it answers."""
         self.process = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{self.netns}", *self.command()], stdout=self.log, stderr=self.log
         )
@@ -113,6 +117,12 @@ class Engine:
             check=True,
         )
         return done.stdout
+
+    def restart(self) -> None:
+        """A fresh process on the same data."""
+        self.process.terminate()
+        self.process.wait(30)
+        self.launch()
 
     def stop(self) -> None:
         with contextlib.suppress(Exception):

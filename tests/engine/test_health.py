@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.conftest import import_busybox
+from tests.conftest import BIN, import_busybox
 
 
 def until(true: Callable[[], object]) -> None:
@@ -40,7 +40,9 @@ def test_a_restart_keeps_the_log_and_an_engines_restart_the_verdict(new_sampand:
     import_busybox(daemon)
     flags = ("--network", "none", "--health-interval", "1s", "--health-start-period", "5s")
     more = ("--health-start-interval", "100ms", "--health-cmd", "echo fine")
-    daemon.docker("run", "-d", "--init", "--name", "well", *flags, *more, "busybox", "sleep", "614")
+    # Debian's docker CLI doesn't know --health-start-interval.
+    command = ("run", "-d", "--init", "--name", "well", *flags, *more, "busybox", "sleep", "614")
+    daemon.docker(*command, cli=str(BIN / "sampan"))
 
     def health() -> Any:
         return daemon.json("GET", "/containers/well/json")["State"]["Health"]

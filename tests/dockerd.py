@@ -14,9 +14,12 @@ import pytest
 
 
 def _answers(path: str) -> bool:
+    """Whether it is up: its socket is there before it is, and stays unanswered when its start fails."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
         probe.connect(path)
-        return True
+        probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        return b" 200 " in probe.recv(100)
     return False
 
 

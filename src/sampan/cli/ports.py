@@ -76,10 +76,8 @@ def _split(body: str) -> tuple[str, str, str]:
         address, _, rest = body[1:].partition("]")
         host, _, container = rest.removeprefix(":").rpartition(":")
         return address, host, container
-    parts = body.split(":")
-    if len(parts) > 3:
-        return ":".join(parts[:-2]), parts[-2], parts[-1]
-    return ("", "", *parts)[-3:]  # type: ignore[return-value]
+    *address_parts, host, container = ["", *body.split(":")]
+    return ":".join(address_parts).removeprefix(":"), host, container
 
 
 def _long_form(text: str) -> str:

@@ -56,12 +56,12 @@ class Pool:
         self._reserved = self._nobodys()
         self._first, self._last = self._bounds()
         self._hint = self._first
-        if ip_range is not None and not _inside(ip_range, subnet):
+        if ip_range is not None and not inside(ip_range, subnet):
             raise InvalidParameter(f"invalid network config:\ninvalid ip-range {ip_range}: not in {subnet}")
         for name, address in self.aux.items():
-            self._check_inside(address, f"auxiliary address {name}={address}")
+            self._checkinside(address, f"auxiliary address {name}={address}")
         if gateway is not None:
-            self._check_inside(gateway, f"gateway {gateway}")
+            self._checkinside(gateway, f"gateway {gateway}")
             self.gateway: Address = self._own(gateway, f"gateway ({gateway})", known)
         for name, address in self.aux.items():
             self._own(address, f"secondary ip address ({name}:{address})", known)
@@ -94,7 +94,7 @@ class Pool:
             own.add(int(self.subnet.broadcast_address))
         return frozenset(own)
 
-    def _check_inside(self, address: Address, what: str) -> None:
+    def _checkinside(self, address: Address, what: str) -> None:
         if address not in self.subnet:
             raise InvalidParameter(f"invalid network config:\ninvalid {what}: parent subnet is {self.subnet}")
 
@@ -150,7 +150,8 @@ class Pool:
         return self._last - self._first + 1 - taken
 
 
-def _inside(inner: Network, outer: Network) -> bool:
+def inside(inner: Network, outer: Network) -> bool:
+    """Whether ``inner`` lies in ``outer``; networks of two IP versions don't."""
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
 
 

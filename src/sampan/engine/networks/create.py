@@ -13,7 +13,7 @@ import msgspec
 from sampan import errors
 from sampan.engine.networks.records import NetworkRecord, Subnet, new_id
 from sampan.gojson import Go, Parse
-from sampan.network.ipam import Network
+from sampan.network.ipam import Network, inside
 from sampan.network.options import BridgeOptions, LanOptions
 
 PREDEFINED = ("bridge", "host", "none", "default")
@@ -277,7 +277,7 @@ def _range_faults(text: str, subnet: Network) -> list[str]:
         return [f"invalid ip-range {text}: it should be {block}"]
     if block.prefixlen < subnet.prefixlen:
         return [f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}"]
-    if not block.subnet_of(subnet):  # type: ignore[arg-type]
+    if not inside(block, subnet):
         return [f"invalid ip-range {text}: parent subnet {subnet} doesn't contain ip-range"]
     return []
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sampan import errors
-from sampan.daemon import lock, settings
+from sampan.daemon import settings
+from sampan.storage.rootlock import RootLock
 
 
 def test_flags_and_file(tmp_path: Path) -> None:
@@ -46,8 +47,8 @@ def test_refusals(tmp_path: Path, content: str, flags: list[str], message: str) 
 
 
 def test_a_root_has_one_owner(tmp_path: Path) -> None:
-    held = lock.RootLock(tmp_path)
+    held = RootLock(tmp_path)
     with pytest.raises(errors.SystemFailure, match=r"in use by another daemon \(pid \d+\)"):
-        lock.RootLock(tmp_path)
+        RootLock(tmp_path)
     held.close()
-    lock.RootLock(tmp_path).close()
+    RootLock(tmp_path).close()

@@ -20,6 +20,7 @@ from sampan.daemon.settings import Settings
 if TYPE_CHECKING:
     from sampan.api.listener import Server
     from sampan.engine.engine import Engine
+    from sampan.storage.rootlock import RootLock
 
 log = logging.getLogger("sampan.daemon")
 
@@ -90,28 +91,29 @@ class Daemon:
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Raises the error that kept the daemon from starting."""
-        from sampan.daemon import lock, sockets
+        from sampan.daemon import pidfile, sockets
+        from sampan.storage.rootlock import RootLock
 
         with contextlib.ExitStack() as undo:
-            root_lock = lock.RootLock(self._settings.engine.data_root)
+            root_lock = RootLock(self._settings.engine.data_root)
             undo.callback(root_lock.close)
             if self._settings.pidfile is not None:
-                lock.write_pidfile(self._settings.pidfile)
-                undo.callback(lock.remove_pidfile, self._settings.pidfile)
+                pidfile.write(self._settings.pidfile)
+                undo.callback(pidfile.remove, self._settings.pidfile)
             listeners = sockets.open_all(self._settings)
             for listener in listeners:
                 undo.callback(listener.close)
             self._handle_signals()
-            await self._serve(listeners)
+            await self._serve(listeners, root_lock)
         return 0
 
-    async def _serve(self, listeners: Sequence[Any]) -> None:
+    async def _serve(self, listeners: Sequence[Any], root_lock: RootLock) -> None:
         from sampan.api.app import Application
         from sampan.api.listener import Server
         from sampan.daemon.quiet import Quiet
         from sampan.engine.engine import Engine
 
-        engine = await Engine.open(self._settings.engine)
+        engine = await Engine.open(self._settings.engine, root_lock)
         try:
             quiet = Quiet()
             server = Server(Application(engine), quiet.answered)

@@ -26,6 +26,7 @@ from sampan.storage.db import Database
 from sampan.storage.gates import Gates
 from sampan.storage.gc import Leases, Reachable
 from sampan.storage.layers import LayerStore
+from sampan.storage.rootlock import RootLock
 
 if TYPE_CHECKING:
     from sampan.build.worker import BuildMount, Output, RunRequest
@@ -81,6 +82,7 @@ class Engine:
         self.leases.add_roots(self._containers_need)
         self.execs = Execs(self.containers)
         self._restart: asyncio.Task[None] | None = None
+        self._lock: RootLock | None = None
 
     @cached_property
     def builder(self) -> Builder:
@@ -93,19 +95,26 @@ class Engine:
             images=self.images,
             layers=self.layers,
             leases=self.leases,
+            quotas=self.quotas,
             events=self.events,
             run=self._run_build_step,
             pull=partial(registries.pull_base, self),
         )
 
     @classmethod
-    async def open(cls, config: EngineConfig) -> Engine:
+    async def open(cls, config: EngineConfig, lock: RootLock | None = None) -> Engine:
         """An engine that is ready: containers that run on are taken over, restart policies are at work.
 
-        SystemFailure when the data root can't be used.
+        ``lock`` is the data root's, where the caller holds it; else it is taken until ``close``. SystemFailure
+        when the data root can't be used, or another engine has it.
         """
-        engine = cls(config)
+        own = None
         async with AsyncExitStack() as undo:
+            if lock is None:
+                own = RootLock(config.data_root)
+                undo.callback(own.close)
+            engine = cls(config)
+            engine._lock = own
             undo.callback(engine.db.close)
             await engine.supervisor.start()
             undo.push_async_callback(engine.supervisor.close)
@@ -140,6 +149,8 @@ class Engine:
         await self.supervisor.close()
         await self.events.close()
         self.db.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def reload(self, config: EngineConfig) -> None:
         """Take over what may change while it runs (``engine.config.RELOADABLE``)."""

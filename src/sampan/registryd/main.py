@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan import __version__, errors
-from sampan.daemon import lock, logs, systemd
+from sampan.daemon import logs, systemd
 from sampan.registryd.access import Access, Users
 from sampan.registryd.app import Application
 from sampan.registryd.content import Source
@@ -27,6 +27,7 @@ from sampan.registryd.repositories import DATABASE, Collector, Lives, Repositori
 from sampan.registryd.server import MOST, Server
 from sampan.registryd.writing import Writing
 from sampan.storage.db import Database
+from sampan.storage.rootlock import RootLock
 
 log = logging.getLogger("sampan.registry")
 
@@ -135,7 +136,7 @@ def _source(settings: Settings, undo: contextlib.ExitStack) -> tuple[Source, Col
         return share, None
     with contextlib.suppress(OSError):  # the lock, below, says what is wrong
         settings.data.mkdir(mode=0o700, parents=True)  # images may be private, on this machine, too
-    root_lock = lock.RootLock(settings.data)
+    root_lock = RootLock(settings.data)
     undo.callback(root_lock.close)
     repositories = _mirror(settings) if settings.mirror else Repositories(settings.data, settings.lives)
     undo.callback(repositories.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -72,6 +73,7 @@ def wait_until_free(daemon: Daemon, project: int) -> None:
         time.sleep(0.05)
 
 
+FULL = re.compile("no space left on device|disk quota exceeded", re.IGNORECASE)
 FILL = "dd if=/dev/zero of=%s/big bs=1M count=40 2>&1 | grep -o 'No space left on device\\|Disk quota exceeded'; du -m %s/big | cut -f1"
 
 
@@ -110,7 +112,7 @@ def test_files_brought_from_outside_count(bounded: Daemon, tmp_path: Path) -> No
         bounded, start=False, WorkingDir="/new/dir", HostConfig={"StorageOpt": {"SIZE": "1", "size": "8m"}}
     ) as box:
         done = bounded.docker("cp", str(tmp_path / "big"), f"{box}:/root/", check=False)
-        assert done.returncode and ("no space" in done.stderr.lower() or "quota" in done.stderr.lower())
+        assert done.returncode and FULL.search(done.stderr), done
 
 
 def test_volume_size(bounded: Daemon) -> None:
@@ -174,6 +176,33 @@ def test_default_of_the_engine() -> None:
             assert int(run(daemon, "df -m / | tail -1", HostConfig=options)[1].split()[1]) == size
         names = dict(daemon.json("GET", "/info")["DriverStatus"])
         assert names["Backing Filesystem"] == "xfs" and names["Supports d_type"] == "true"
+
+
+@pytest.mark.parametrize("kind", list(MAKE))
+def test_steps_of_builds_are_bounded_by_the_default(kind: str, tmp_path: Path) -> None:
+    """Each step by itself, RUN and COPY; what they leave as layers belongs to no project."""
+    (tmp_path / "file").write_bytes(bytes(1 << 20))
+    (tmp_path / "big").write_bytes(bytes(24 << 20))
+    with daemon_on(kind) as daemon:
+        daemon.flags = ("--storage-opt", "overlay2.size=16M")
+        import_busybox(daemon.start())
+
+        def build(text: str) -> subprocess.CompletedProcess[str]:
+            (tmp_path / "Dockerfile").write_text(f"FROM busybox\n{text}\n")
+            return daemon.docker("build", "-t", "built", str(tmp_path), check=False)
+
+        write = "RUN dd if=/dev/zero of=/made%d bs=1M count=%d"
+        done = build(f"COPY file Dockerfile /here/\n{write % (1, 10)}\n{write % (2, 10)} && ln -s x /link")
+        assert done.returncode == 0, done.stderr
+        for text in (write % (3, 24), "COPY big /"):
+            done = build(text)
+            assert done.returncode and FULL.search(done.stdout + done.stderr), done
+        deadline = time.monotonic() + 20
+        while projects(daemon) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert projects(daemon) == []
+        assert [tuple(quota.usage(daemon.root, (1 << 20) + n)) for n in range(3)] == [(0, 0, 0)] * 3
+        assert run(daemon, "ls -l /here /made1 /link | wc -l", Image="built")[1].strip() == "6"
 
 
 @pytest.mark.parametrize("kind", ["xfs", "ext4"])

@@ -49,13 +49,20 @@ class Copier:
     """Copies any number of sources into ``rootfs``; ``finish()`` makes the links when all are in.
 
     ``owner``: uid and gid of everything made, None to keep the sources' (directories that have to be made on
-    the way belong to root then); ``mode``: the change that ``--chmod`` asks for.
+    the way belong to root then); ``mode``: the change that ``--chmod`` asks for; ``link``: whether files of
+    the context may be linked instead.
     """
 
     def __init__(
-        self, rootfs: RootFs, owner: tuple[int, int] | None = (0, 0), mode: Change | None = None
+        self,
+        rootfs: RootFs,
+        owner: tuple[int, int] | None = (0, 0),
+        mode: Change | None = None,
+        *,
+        link: bool = True,
     ) -> None:
         self.rootfs = rootfs
+        self.link = link
         self.owner = owner
         self.mode = mode
         self.links: dict[str, str] = {}
@@ -215,7 +222,8 @@ class Copier:
     def _may_link(self, source: Source, item: Item, before: set[tuple[int, int]]) -> bool:
         status = item.status
         return (
-            bool(source.root.directory)
+            self.link
+            and bool(source.root.directory)
             and (status.st_uid, status.st_gid) == self._owner(item)
             and self._mode(item) == stat.S_IMODE(status.st_mode)
             and (status.st_dev, status.st_ino) not in before

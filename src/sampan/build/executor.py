@@ -313,6 +313,7 @@ class Build:
         """An upper and a work directory for a step on top of ``chain``, and the directories below."""
         lowers = self.worker.layers.lowers(chain)
         upper, work = self.worker.layers.make_upper(chain, self.scratch_directory())
+        self.worker.bound(upper, work)
         return upper, work, lowers
 
     def adopt(self, chain: str | None, upper: Path, lowers: list[Path]) -> Made:
@@ -321,7 +322,9 @@ class Build:
             return Made(None)
         if self.epoch is not None:
             clamp_times(upper, self.epoch)
-        return Made(self.worker.layers.adopt(chain, upper))
+        layers = self.worker.layers
+        # The files of a bounded step belong to its project for good; those of a layer must not.
+        return Made((layers.capture if self.worker.bounded else layers.adopt)(chain, upper))
 
     async def layered(
         self,

@@ -157,6 +157,7 @@ class CopyStep:
 
     def _copied_alone(self, found: list[Found]) -> Path:
         upper, work = self.build.worker.layers.make_upper(None, self.build.scratch_directory())
+        self.build.worker.bound(upper, work)
         self._fill(found, upper, work, [], (0, 0) if not self.chown else owner_of(None, self.chown))
         return upper
 
@@ -414,7 +415,8 @@ class CopyStep:
         rootfs = RootFs([] if self.one.link else lowers, upper, work)
         try:
             # What comes from the context is root's; files of a stage or an image keep their owners.
-            copier = Copier(rootfs, owner if self.chown or not self.from_ else None, self.mode)
+            owners = owner if self.chown or not self.from_ else None
+            copier = Copier(rootfs, owners, self.mode, link=not self.build.worker.bounded)
             for one in found:
                 if isinstance(one, Source):
                     copier.copy(one, self._target())

@@ -251,6 +251,7 @@ class RunStep:
         directory = self.build.scratch_directory()
         for name in ("upper", "work"):
             (directory / name).mkdir()
+        self.build.worker.bound(directory / "upper", directory / "work")
         os.chmod(directory / "upper", stat.S_IMODE(sources[0].stat().st_mode))
         above = (str(directory / "upper"), str(directory / "work"))
         return BuildMount("overlay", target, lowers=tuple(map(str, sources)), upper=above)

@@ -69,6 +69,13 @@ class Worker(Protocol):
     cache: Cache
     layers: LayerStore
 
+    @property
+    def bounded(self) -> bool:
+        """Whether what a step writes is bounded; nothing can be linked or renamed into its layer then."""
+
+    def bound(self, upper: Path, work: Path) -> None:
+        """Bound a step's directories, which are still empty, where steps are bounded. SystemFailure."""
+
     async def resolve(
         self, reference: str, platform: Platform, pull: bool, note: Callable[[str], None]
     ) -> Image:

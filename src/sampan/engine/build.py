@@ -44,6 +44,7 @@ from sampan.engine.buildworker import EngineWorker, Pull, Run
 from sampan.engine.config import EngineConfig
 from sampan.engine.contextfeed import read_in_thread
 from sampan.engine.events import EventBus
+from sampan.engine.quotas import Quotas
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
 from sampan.storage.db import Database
@@ -83,6 +84,7 @@ class Builder:
         images: ImageStore,
         layers: LayerStore,
         leases: Leases,
+        quotas: Quotas,
         events: EventBus,
         run: Run,
         pull: Pull | None = None,
@@ -91,6 +93,7 @@ class Builder:
         self.images = images
         self.layers = layers
         self.leases = leases
+        self.quotas = quotas
         self.events = events
         self.cache = Cache(db, layers, leases)
         self.mounts = CacheMounts(config.data_root / "build-mounts")
@@ -154,7 +157,11 @@ class Builder:
             if job is not None:
                 job.context.close()
             if directory.exists():
-                self._later(remove_tree, str(directory))
+                self._later(self._remove, directory)
+
+    def _remove(self, directory: Path) -> None:
+        remove_tree(str(directory))
+        self.quotas.release_below("build", directory.name)
 
     def _later(self, work: Callable[..., object], *arguments: object) -> None:
         """Do what nobody waits for in a thread."""
@@ -263,6 +270,7 @@ class Builder:
             layers=self.layers,
             cache=self.cache,
             mounts=self.mounts,
+            quotas=self.quotas,
             secrets_dir=self._secrets,
             run=self._run,
             pull=self._pull,

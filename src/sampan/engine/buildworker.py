@@ -21,6 +21,7 @@ from sampan.build.options import Platform
 from sampan.build.worker import BuildMount, Fetched, Output, RunRequest
 from sampan.engine.agents import AgentLink
 from sampan.engine.buildmounts import CacheMounts
+from sampan.engine.quotas import Quotas
 from sampan.images import manifest as documents
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
@@ -42,6 +43,7 @@ class EngineWorker:
         layers: LayerStore,
         cache: Cache,
         mounts: CacheMounts,
+        quotas: Quotas,
         secrets_dir: Path,
         run: Run,
         pull: Pull | None,
@@ -52,6 +54,7 @@ class EngineWorker:
         self.layers = layers
         self.cache = cache
         self._mounts = mounts
+        self._quotas = quotas
         self._secrets_dir = secrets_dir
         self._run = run
         self._pull = pull
@@ -59,6 +62,17 @@ class EngineWorker:
         self._agents = agents
         self._resolving: dict[tuple[str, str], asyncio.Lock] = {}
         self._pulled: set[tuple[str, str]] = set()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether steps may write so many bytes only: the engine's default for containers."""
+        return self._quotas.default > 0
+
+    def bound(self, upper: Path, work: Path) -> None:
+        """Bound a step's directories, which are still empty. SystemFailure."""
+        if self.bounded:
+            owner = f"{upper.parent.parent.name}/{upper.parent.name}"  # the build and the step
+            self._quotas.bound("build", owner, self._quotas.default, (upper, work))
 
     async def resolve(
         self, reference: str, platform: Platform, pull: bool, note: Callable[[str], None]

@@ -33,15 +33,18 @@ _TRUTH = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false"
 
 
 class Quotas:
-    """The projects of one data root. A directory is known by its kind ("containers", "volumes") and its name."""
+    """The projects of one data root. A directory is known by its kind ("containers", "volumes", "build") and its
+    name.
+    """
 
     def __init__(self, root: Path, db: Database, options: Sequence[str] = ()) -> None:
         """``options`` are daemon.json's storage-opts. SystemFailure when they ask for what the disk can't do."""
         self._root = root
         self._db = db
         db.migrate("projects", _SCHEMA)
-        self._default = default_size(options)
-        if self._default and not self.supported("containers"):
+        self.default = default_size(options)
+        """Bytes that bound what says nothing of its own, and each step of a build; 0 for no bound."""
+        if self.default and not self.supported("containers"):
             raise errors.SystemFailure(
                 "Storage option overlay2.size not supported. Filesystem does not support Project Quota: "
                 "Filesystem does not support, or has not enabled quotas",
@@ -61,12 +64,12 @@ class Quotas:
         SystemFailure in dockerd's words when the file system can't do it or an option is unknown.
         """
         if not options:
-            return self._default
+            return self.default
         if "size" in options and not self.supported("containers"):
             raise errors.SystemFailure(
                 "--storage-opt is supported only for overlay over xfs with 'pquota' mount option", hint=_HOW
             )
-        size = self._default
+        size = self.default
         for name, value in options.items():
             if name.lower() != "size":
                 raise errors.SystemFailure(f"Unknown option {name.lower()}", hint="Known is size.")
@@ -113,6 +116,12 @@ class Quotas:
         if found:
             self.sweep()
         return found
+
+    def release_below(self, kind: str, prefix: str) -> None:
+        """All owners whose names begin with ``prefix/`` are gone."""
+        free = "UPDATE projects SET owner = NULL WHERE kind = ? AND substr(owner, 1, ?) = ?"
+        if self._db.execute(free, (kind, len(prefix) + 1, f"{prefix}/")):
+            self.sweep()
 
     def settle(self, owners: Iterable[tuple[str, str]]) -> None:
         """After a crash: free what belongs to none of ``owners``, pairs of kind and name."""

@@ -145,6 +145,33 @@ def test_restart_policy_counts_to_its_limit(roots: Roots) -> None:
     run_async(work)
 
 
+def test_restarts_at_once(roots: Roots) -> None:
+    """Those that find it stopped share a start; one that comes while it is started does it again; --rm stays."""
+
+    async def work() -> None:
+        async with engine(roots) as made:
+            one = await make(made, "sleep", "60", host=HostConfig(auto_remove=True))
+            await lifecycle.start(made.containers, one)
+            container = made.containers.get(one)
+            live = made.containers.live(container)
+
+            async def restart() -> None:
+                await lifecycle.restart_container(made.containers, one, timeout=0)
+
+            await asyncio.gather(restart(), restart(), restart())
+            assert live.launches == 2 and container.running and container.host.auto_remove
+            first = asyncio.create_task(restart())
+            while live.launches == 2:
+                await asyncio.sleep(0)
+            await asyncio.gather(first, restart())
+            assert live.launches == 4 and container.running and container.host.auto_remove
+            await lifecycle.stop(made.containers, one, timeout=0)
+            while one in made.registry:
+                await asyncio.sleep(0.01)
+
+    run_async(work)
+
+
 def test_auto_remove_takes_its_anonymous_volume_along(roots: Roots) -> None:
     async def work() -> None:
         async with engine(roots) as made:

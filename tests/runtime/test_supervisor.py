@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from sampan.errors import SystemFailure
+from sampan.runtime import silence
 from sampan.runtime.supervisor import Exit, MonitorLost, Supervisor
 from tests.runtime.plans import Box
 from tests.runtime.running import finish, logged, read_all, start, supervised, unframe
@@ -167,6 +170,64 @@ def test_a_stopped_zygote_is_replaced_and_keeps_nobody_else_waiting() -> None:
             assert (await first.wait()).code == 137
 
     asyncio.run(go())
+
+
+def test_a_start_lets_go_on_what_a_signal_has_stopped() -> None:
+    """Between fork and exec: the monitor before its first word, later, and the first process."""
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            stopping = asyncio.create_task(stop_the_next_child(supervisor.zygote_pid))
+            process = await asyncio.wait_for(supervisor.launch(box.plan(["sleep", "60"])), 10)
+            await stopping
+            for pid in (process.monitor_pid, process.pid):
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.wait_for(process.proceed(), 10)
+            assert process.started_ns
+            process.signal(signal.SIGKILL)
+            assert (await process.wait()).code == 137
+
+    asyncio.run(go())
+
+
+async def stop_the_next_child(zygote: int) -> None:
+    """SIGSTOP for the first child that appears, as early as can be."""
+    children = Path(f"/proc/{zygote}/task/{zygote}/children")
+    while True:
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGSTOP)
+            return
+        await asyncio.sleep(0)
+
+
+def test_a_start_that_something_holds_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tracer has stopped goes on for nobody else: the start fails, its processes end, the next one works."""
+    monkeypatch.setattr(silence, "PATIENCE", 1.0)
+    monkeypatch.setattr(silence, "LOOK", 0.2)
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            process = await supervisor.launch(box.plan(["sleep", "61"]))
+            monitor, first = process.monitor_pid, process.pid
+            with traced(monitor):
+                with pytest.raises(SystemFailure, match=rf"monitor \(process {monitor}\) did not answer"):
+                    await process.proceed()
+                await asyncio.wait_for(process.abort(), 10)
+            await until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in (monitor, first)))
+            assert (await finish(supervisor, box.plan(["echo", "next"])))[1] == b"next\n"
+
+    asyncio.run(go())
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Hold ``pid`` as a debugger does, ptrace(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.ptrace(16, pid, None, None) == 0, os.strerror(ctypes.get_errno())  # PTRACE_ATTACH
+    try:
+        yield
+    finally:
+        os.waitpid(pid, 0x40000000)  # __WALL: a tracer hears of the end, too
 
 
 def test_a_monitor_hands_the_shutdown_of_the_machine_on() -> None:

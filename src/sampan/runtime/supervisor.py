@@ -45,23 +45,14 @@ from pathlib import Path
 from typing import Any
 
 from sampan.errors import Conflict, StartFailure, SystemFailure
-from sampan.kernel import namespaces
-from sampan.runtime import handover, wire
+from sampan.runtime import entering, handover, silence, wire
 from sampan.runtime.failures import start_failure
 from sampan.runtime.zygotes import Zygote, Zygotes
 
 _LAST_WORDS = 0.5  # seconds that a dying process has to say why
+_ABORT_PATIENCE = 5.0  # seconds for a monitor to kill its process
 _SYNC_PATIENCE = 2.0  # seconds for a monitor to write what it has
 _ZYGOTE_TRIES = 3
-_NAMESPACES = (
-    ("user", namespaces.CLONE_NEWUSER),
-    ("mnt", namespaces.CLONE_NEWNS),
-    ("pid", namespaces.CLONE_NEWPID),
-    ("net", namespaces.CLONE_NEWNET),
-    ("ipc", namespaces.CLONE_NEWIPC),
-    ("uts", namespaces.CLONE_NEWUTS),
-    ("cgroup", namespaces.CLONE_NEWCGROUP),
-)
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ class Process:
         """Let the waiting process execute its program; returns when it has. Raises StartFailure."""
         if not self._started.done():
             self._tell(("go",))
-        await asyncio.shield(self._started)
+        await self._said(self._started)
 
     async def raise_failure(self) -> None:
         """Raise the StartFailure of a process that has ended before its program; nothing if it hasn't."""
@@ -157,12 +148,38 @@ class Process:
         if self._started.done():
             self._started.result()
 
+    async def created(self) -> None:
+        """Return when the process and its namespaces are there. Raises StartFailure."""
+        await self._said(self._created)
+
+    async def _said(self, word: asyncio.Future[None]) -> None:
+        """Wait for a word of the monitor; SystemFailure when it is silent for too long, it is ended then."""
+        if not await silence.answered(word, self._wake):
+            self._kill_monitor()
+            raise silence.too_long(f"the container's monitor (process {self.monitor_pid})")
+        word.result()
+
+    def _wake(self) -> None:
+        """Before the program is executed: let go on what a signal has stopped."""
+        with contextlib.suppress(OSError):
+            if self._open:
+                silence.wake(self.monitor_pid)
+            if self._pidfd >= 0 and silence.stopped(self.pid):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+
+    def _kill_monitor(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._open and self.monitor_pid:
+                os.kill(self.monitor_pid, signal.SIGKILL)
+
     async def abort(self) -> None:
         """Kill the process; returns when it is gone. Nothing happens if it is gone already."""
         with contextlib.suppress(OSError):
             self._send(("abort",))
         ends: list[asyncio.Future[Any]] = [self._exit, self._closed]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not (await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED, timeout=_ABORT_PATIENCE))[0]:
+            self._kill_monitor()  # a stopped one doesn't hear; its child ends with it
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
     async def wait(self) -> Exit:
         """Its end; by then the log is complete. Raises MonitorLost when the monitor was killed."""
@@ -190,7 +207,7 @@ class Process:
         """Let a monitor go on that a signal has stopped; nothing for one that runs."""
         with contextlib.suppress(OSError, IndexError):
             # One that has been silent since it was connected to is known as the process's parent only.
-            monitor = self.monitor_pid or _parent(self.pid)
+            monitor = self.monitor_pid or silence.parent(self.pid)
             if self._open:
                 os.kill(monitor, signal.SIGCONT)
 
@@ -327,11 +344,6 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
-def _parent(pid: int) -> int:
-    """The parent of process ``pid``. OSError when there is none. proc_pid_stat(5)."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-
-
 def _settle(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
@@ -362,7 +374,7 @@ class Supervisor:
         """
         process = await self._request(plan, attach, -1)
         try:
-            await asyncio.shield(process._created)
+            await process.created()
         except asyncio.CancelledError:
             await process.abort()
             raise
@@ -374,7 +386,7 @@ class Supervisor:
             _close_ends(attach)
             raise Conflict("the container is not running")
         plan = {**plan, "kind": "exec"}
-        plan.setdefault("nsflags", namespaces_to_enter(target.pid))
+        plan.setdefault("nsflags", entering.namespaces_of(target.pid))
         process = await self._request(plan, attach, target.pidfd)
         await process.proceed()
         return process
@@ -418,7 +430,10 @@ class Supervisor:
             for _ in range(_ZYGOTE_TRIES):
                 asked, process = await self._send_request(plan, plan_fd, attach, target)
                 try:
-                    await self._zygotes.answer(asked, process._hello)
+                    known = {other.monitor_pid for other in self._processes}
+                    if not await self._zygotes.answer(asked, process._hello, known):
+                        process.forget()
+                        raise silence.too_long(f"the launcher process ({asked.process.pid})")
                 except MonitorLost:
                     await self._zygotes.replace(asked)
                     continue
@@ -438,7 +453,7 @@ class Supervisor:
         wants = [(end.stdin, end.stdout, end.stderr) for end in attach]
         groups = plan.get("join", ())
         group = groups[0] if len(groups) == 1 else ""
-        request = ("launch", wants, target >= 0, _pid_namespace(plan), group)
+        request = ("launch", wants, target >= 0, entering.pid_namespace(plan), group)
         fds = [theirs.fileno(), plan_fd, *([target] if target >= 0 else [])]
         fds += [end.sock.fileno() for end in attach]
         try:
@@ -448,29 +463,6 @@ class Supervisor:
             ours.close()
             raise
         return asked, self._keep(Process(plan["kind"], ours))
-
-
-def _pid_namespace(plan: dict[str, Any]) -> bool | str:
-    """The process's pid namespace: a new or (with a target) the target's (True), a file's, this one (False).
-
-    It is for children only, so that it is the monitor that must know.
-    """
-    for path, flag in plan.get("setns", ()):
-        if flag == namespaces.CLONE_NEWPID:
-            return str(path)
-    return bool((plan.get("unshare", 0) | plan.get("nsflags", 0)) & namespaces.CLONE_NEWPID)
-
-
-def namespaces_to_enter(pid: int) -> int:
-    """CLONE_NEW* flags of the namespaces in which ``pid`` differs from this process. namespaces(7)."""
-    flags = 0
-    for name, flag in _NAMESPACES:
-        try:
-            if os.stat(f"/proc/{pid}/ns/{name}").st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
-                flags |= flag
-        except FileNotFoundError:
-            continue
-    return flags
 
 
 def _close_ends(attach: Sequence[AttachEnd]) -> None:

@@ -7,16 +7,16 @@ it is killed, after a moment in which somebody may let it go on. Monitors don't 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from sampan.errors import SystemFailure
-from sampan.runtime import wire, zygote
+from sampan.runtime import silence, wire, zygote
 
-_PATIENCE = 2.0  # seconds of silence after which one looks whether it is stopped
 _FAREWELL = 5.0  # seconds to end after its channel was closed
 _TRIES = 3
 _log = logging.getLogger(__name__)
@@ -41,12 +41,16 @@ class Zygote:
             )
 
     def stopped(self) -> bool:
-        """Whether a signal or a tracer has stopped it. proc_pid_stat(5)."""
-        try:
-            text = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except OSError:
-            return False
-        return text.rpartition(") ")[2][:1] in ("T", "t")
+        """Whether a signal or a tracer has stopped it."""
+        return silence.stopped(self.process.pid)
+
+    def wake_children(self, known: Container[int]) -> None:
+        """Let monitors go on that haven't said a word yet: children that aren't ``known``."""
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+            for pid in map(int, text.split()):
+                if pid not in known:
+                    silence.wake(pid)
 
     async def writable(self) -> bool:
         """Whether its socket takes a packet within the patience that it has."""
@@ -55,7 +59,7 @@ class Zygote:
         fd = self.channel.fileno()
         loop.add_writer(fd, lambda: None if ready.done() else ready.set_result(None))
         try:
-            await asyncio.wait((ready,), timeout=_PATIENCE)
+            await asyncio.wait((ready,), timeout=silence.LOOK)
         finally:
             loop.remove_writer(fd)
         return ready.done()
@@ -106,11 +110,19 @@ class Zygotes:
                     await self.replace(asked)
         raise SystemFailure("the launcher process ended unexpectedly", hint="See the engine's log.")
 
-    async def answer(self, asked: Zygote, said: asyncio.Future[None]) -> None:
-        """Wait for what ``asked`` was asked for; should it be stopped, it is killed and ``said`` fails."""
-        while not (await asyncio.wait((said,), timeout=_PATIENCE))[0]:
+    async def answer(self, asked: Zygote, said: asyncio.Future[None], known: Container[int]) -> bool:
+        """Wait for what ``asked`` was asked for: the first word of a monitor that isn't one of ``known``.
+
+        Should it be stopped, it is killed and ``said`` fails. False when nobody says anything for too long.
+        """
+        deadline = asyncio.get_running_loop().time() + silence.PATIENCE
+        while not (await asyncio.wait((said,), timeout=silence.LOOK))[0]:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
             await self.replace_stopped(asked)
+            asked.wake_children(known)
         said.result()
+        return True
 
     async def replace_stopped(self, asked: Zygote) -> None:
         """Kill ``asked`` when it is stopped; nothing when it is merely slow."""

@@ -51,6 +51,9 @@ class Live:
     process: Process | None = None
     cgroup: Cgroup | None = None
     spec: dict[str, Any] | None = None
+    # Starts that have begun, and restarts that stop it now.
+    launches: int = 0
+    restarts: int = 0
     # Resolved at each exit, when it has really stopped (no restart to come), and when it is removed.
     next_exit: list[asyncio.Future[int]] = field(default_factory=list)
     stopped: list[asyncio.Future[int]] = field(default_factory=list)

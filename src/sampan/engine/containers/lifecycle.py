@@ -52,6 +52,7 @@ def check_startable(container: Container, live: Live) -> None:
 async def run(containers: Containers, container: Container, live: Live) -> None:
     """Launch under the caller's lock; on failure the container stays as it was, the error in its state."""
     state = container.state
+    live.launches += 1
     state.starting, state.error = True, ""
     containers.registry.save(container)
     try:
@@ -149,7 +150,7 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     waits.tell_exit(live, exit_.code, final=wait_before is None)
     if wait_before is not None:
         live.restarter = asyncio.create_task(_restart_later(containers, container, live, wait_before))
-    elif container.host.auto_remove and not live.removing:
+    elif container.host.auto_remove and not live.removing and not live.restarts:
         live.removing = True
         await _remove_ended(containers, container, live)
     if container.id in containers.registry:  # else the clean-up queue has it
@@ -343,13 +344,17 @@ async def restart_container(
     signal: str = "",
     counted: bool = False,
 ) -> None:
-    """Stop when it runs, then start; the restart policy takes no part, unless this is its work: ``counted``."""
+    """Stop when it runs, then start; the restart policy takes no part, unless this is its work: ``counted``.
+
+    On return it runs by a start that began after the call: of several at once those that come while the
+    container is stopped share one, those that come while it is started do it again.
+    """
     container = containers.get(reference)
     live = containers.live(container)
-    keep, container.host.auto_remove = container.host.auto_remove, False
-    try:
+    before = live.launches
+    while True:
         if container.running:
-            await stop_running(containers, container, live, timeout=timeout, signal=signal)
+            await _stop_to_restart(containers, container, live, timeout, signal)
         async with live.lock:
             cancel_restart(live)
             if container.state.status == "restarting":
@@ -360,9 +365,21 @@ async def restart_container(
                 _begin_anew(container, live)
                 container.restart_count = count + 1 if counted else 0
                 await run(containers, container, live)
-    finally:
-        container.host.auto_remove = keep
+                break
+            if live.launches > before:
+                break
     containers.publish(container, "restart")
+
+
+async def _stop_to_restart(
+    containers: Containers, container: Container, live: Live, timeout: int | None, signal: str
+) -> None:
+    """Stop what runs; ``--rm`` doesn't take the container away meanwhile."""
+    live.restarts += 1
+    try:
+        await stop_running(containers, container, live, timeout=timeout, signal=signal)
+    finally:
+        live.restarts -= 1
 
 
 async def stop_for_shutdown(containers: Containers, container: Container, timeout: int) -> None:

@@ -13,6 +13,7 @@ from sampan.build.options import BuildOptions
 from sampan.engine.build import Builder
 from sampan.engine.config import EngineConfig
 from sampan.engine.events import EventBus
+from sampan.engine.quotas import Quotas
 from sampan.images.store import ImageStore
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
@@ -55,6 +56,7 @@ class Bench:
             images=self.images,
             layers=self.layers,
             leases=self.leases,
+            quotas=Quotas(root, self.db),
             events=EventBus(self.db),
             run=self._no_processes,
         )

@@ -50,4 +50,3 @@ def test_icmp_has_no_port() -> None:
     element = {"val": {"concat": ["10.0.0.2", "192.0.2.7", "icmp", 2048]}, "counter": {"packets": 3}}
     (entry,) = refused_entries({"set": {"elem": [{"elem": element}]}})
     assert (entry["protocol"], entry["port"], entry["packets"]) == ("icmp", 0, 3)
-    assert entry["key"] == "10.0.0.2 . 192.0.2.7 . icmp . 2048"

@@ -94,12 +94,11 @@ def elements(rules: Iterable[Rule], sources: Iterable[str]) -> Elements:
 
 
 def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries in nft's JSON of a ``refused`` set: source, destination, protocol, port, packets, key."""
+    """The entries in nft's JSON of a ``refused`` set: source, destination, protocol, port, packets."""
     result = []
     for element in item.get("set", {}).get("elem", []):
         body = element.get("elem", {})
         source, destination, protocol, port = body["val"]["concat"]
-        key = f"{source} . {destination} . {protocol} . {port}"
         number = protocol if isinstance(protocol, int) else _NUMBERS.get(protocol, 0)
         protocol = _NAMES.get(number, str(protocol))
         packets = body.get("counter", {}).get("packets", 0)
@@ -110,7 +109,6 @@ def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:
                 "protocol": protocol,
                 "port": 0 if number in _ICMP else port,
                 "packets": packets,
-                "key": key,
             }
         )
     return result

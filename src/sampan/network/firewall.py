@@ -1,13 +1,13 @@
 """The engine's nftables table: what it holds, and changing it in transactions.
 
-One table of family inet per engine, named after its bridge. Its rules never change with networks and
+One table of family inet per engine, named after its default bridge. Its rules never change with networks and
 containers: facts are elements of sets and maps, so a network or a published port costs one element each, and
 the whole table can be made anew from what the engine knows at any time (after ``nft flush ruleset``).
 
 What it says, hook by hook:
 
 - ``guard`` (prerouting, raw): nothing on our bridges may speak to the host's 127.0.0.0/8, which
-  ``route_localnet`` would else open.
+  ``route_localnet`` would else open, and nothing at all from a wire to ports published there.
 - ``prerouting``, ``output`` (dstnat): the short cut to published ports. Bindings on 127.0.0.1 are in the
   output hook alone, so that a neighbour who sends to 127.0.0.1 finds nothing. Without the short cut both are
   empty, and the listener that holds the port answers.
@@ -16,6 +16,7 @@ What it says, hook by hook:
 - ``forward``: drops only. Bridges can't reach each other, internal ones nothing, and only published ports can
   be reached from outside. An accept here overrides nobody else's drop.
 - ``input``, ``forward``: containers under egress control reach what is allowed for them, and no more.
+- ``input``: internal networks don't reach the listeners of published ports, which lead to other networks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +36,9 @@ FAMILY = "inet"
 PREFIX = "sampan_"
 
 
-def table_name(bridge: str) -> str:
-    """The name of the table of the engine whose default bridge this is."""
-    return PREFIX + re.sub(r"[^A-Za-z0-9_]", "_", bridge)
+def table_name(engine: str) -> str:
+    """The name of an engine's table; engines are told apart by their default bridges, see engine.networks."""
+    return PREFIX + re.sub(r"[^A-Za-z0-9_]", "_", engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +116,25 @@ def forwarded_element(item: Forwarded) -> tuple[str, str] | None:
     return f"to{version}", f"{item.host_ip} . {protocol} . {item.host_port} : {value}"
 
 
+def held_elements(items: Iterable[Forwarded]) -> Elements:
+    """What is closed to some: host ports to internal networks, those on 127.0.0.0/8 to whoever isn't the host."""
+    near: dict[str, None] = {}
+    held: dict[str, None] = {}
+    for item in items:
+        port = f"{PROTOCOLS[item.protocol]} . {item.host_port}"
+        if item.host_ip.startswith("127."):
+            near[f"{item.host_ip} . {port}"] = None
+        elif item.host_ip != "::1":
+            held[port] = None
+    return {"near": list(near), "held": list(held)}
+
+
 _SETS = """
   set bridges { type ifname; }
   set internal { type ifname; }
   set same { type ifname . ifname; }
+  set near { type ipv4_addr . inet_proto . inet_service; }
+  set held { type inet_proto . inet_service; }
 """
 _SETS_OF_FAMILY = """
   set own{v} {{ type {addr} . ifname; flags interval; }}
@@ -145,6 +161,7 @@ _SETS_OF_FAMILY = """
 _CHAINS = """
   chain guard { type filter hook prerouting priority raw; policy accept;
     ip daddr 127.0.0.0/8 iifname @bridges drop
+    iifname != "lo" ip daddr . meta l4proto . th dport @near drop
   }
   chain publish {
     dnat ip to ip daddr . meta l4proto . th dport map @to4
@@ -210,6 +227,7 @@ _CHAINS = """
   }
   chain input { type filter hook input priority filter - 1; policy accept;
     ct state established,related accept
+    iifname @internal meta l4proto . th dport @held drop
     ip saddr @egress4 jump egress
     ip6 saddr @egress6 jump egress
   }
@@ -280,12 +298,15 @@ def _join(parts: Iterable[Elements]) -> Elements:
     return result
 
 
+def _key(element: Mapping[str, Any]) -> str:
+    return " . ".join(str(part) for part in element["val"]["concat"])
+
+
 def _kept(element: Mapping[str, Any]) -> str:
     """An element as nft's JSON has it, to be added again."""
-    key = " . ".join(str(part) for part in element["val"]["concat"])
     counter = element.get("counter")
     count = f" counter packets {counter['packets']} bytes {counter['bytes']}" if counter else ""
-    return f"{key}{count} timeout {element['timeout']}s expires {max(1, element['expires'])}s"
+    return f"{_key(element)}{count} timeout {element['timeout']}s expires {max(1, element['expires'])}s"
 
 
 @dataclass(slots=True)
@@ -314,6 +335,7 @@ class Firewall:
                 *(segment_elements(item) for item in self._segments.values()),
                 *self._owned.values(),
                 self._forwarded_elements(self._forwarded),
+                held_elements(self._forwarded),
             ]
         )
         self.nft.run(text + _commands("add", self.table, elements) + self._learned())
@@ -334,15 +356,17 @@ class Firewall:
 
     def _learned(self) -> str:
         """Commands that keep what names have opened and what was refused, for the rest of its time."""
-        commands = ""
+        return "".join(
+            f"add element {FAMILY} {self.table} {name} {{ {_kept(element)} }}\n"
+            for name, element in self._learned_elements()
+        )
+
+    def _learned_elements(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in ("pin4", "pin6", "pinport4", "pinport6", "refused4", "refused6"):
             with contextlib.suppress(NftError):
                 for item in self.nft.query(f"list set {FAMILY} {self.table} {name}"):
                     for element in item.get("set", {}).get("elem", []):
-                        commands += (
-                            f"add element {FAMILY} {self.table} {name} {{ {_kept(element['elem'])} }}\n"
-                        )
-        return commands
+                        yield name, element["elem"]
 
     def forget(self) -> None:
         """Mean to hold nothing."""
@@ -394,14 +418,19 @@ class Firewall:
         """Lead published ports to their containers, in one transaction."""
         new = [item for item in items if item not in self._forwarded]
         self._forwarded.update(dict.fromkeys(new))
-        self._change("add", self._forwarded_elements(new))
+        self._change("add", _join([self._forwarded_elements(new), held_elements(new)]))
 
     def withdraw(self, items: Iterable[Forwarded]) -> None:
         """Take published ports away; unknown ones are no error."""
         old = [item for item in items if item in self._forwarded]
         for item in old:
             del self._forwarded[item]
-        self._change("delete", self._forwarded_elements(old))
+        left = held_elements(self._forwarded)  # a port may be held on several addresses
+        gone = {
+            name: [one for one in items if one not in left[name]]
+            for name, items in held_elements(old).items()
+        }
+        self._change("delete", _join([self._forwarded_elements(old), gone]))
 
     def set_owned(self, owner: str, elements: Elements) -> None:
         """What somebody has of his own in the sets (egress control of a container, a link); {} ends it."""
@@ -415,10 +444,15 @@ class Firewall:
             self._owned[owner] = elements
             self._change("add", elements)
 
-    def forget_refused(self, version: int, entry: Mapping[str, object]) -> None:
-        """Forget a refused connection; one that is forgotten already is no error."""
-        with contextlib.suppress(NftError):
-            self.nft.run(f"delete element {FAMILY} {self.table} refused{version} {{ {entry['key']} }}")
+    def forget_learned(self, addresses: Container[str]) -> None:
+        """Forget what names have opened for these containers' addresses, and what was refused to them."""
+        commands = ""
+        for name, element in self._learned_elements():
+            if element["val"]["concat"][0] in addresses:
+                head = f"element {FAMILY} {self.table} {name} {{ {_key(element)} }}\n"
+                commands += f"add {head}delete {head}"  # it may have ended by itself: then nothing is refused
+        if commands:
+            self.nft.run(commands)
 
     def set_short_cut(self, on: bool) -> None:
         """Lay the short cut to published ports or take it away, for new connections."""

@@ -14,6 +14,10 @@ from sampan.kernel.nft import Nft, NftError
 
 log = logging.getLogger(__name__)
 _FAMILY = "netdev"
+# All that IPv6 needs of link-local addresses, which no egress rule knows: with them it would reach the host.
+_NEIGHBOURS = (
+    "nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld-listener-done, mld2-listener-report"
+)
 
 
 def chain_text(table: str, device: str, addresses: Sequence[str]) -> str:
@@ -23,8 +27,7 @@ def chain_text(table: str, device: str, addresses: Sequence[str]) -> str:
         f"add table {_FAMILY} {table}",
         f'add chain {chain} {{ type filter hook ingress device "{device}" priority 0; policy drop; }}',
         f"flush chain {chain}",
-        f"add rule {chain} ip6 saddr :: icmpv6 type nd-neighbor-solicit accept",
-        f"add rule {chain} ip6 saddr fe80::/10 accept",
+        f"add rule {chain} ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ {_NEIGHBOURS} }} accept",
     ]
     for address in addresses:
         if ":" in address:

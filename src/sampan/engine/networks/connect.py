@@ -18,7 +18,7 @@ from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import enter, in_thread, open_netns
 from sampan.network import hostsfile
 from sampan.network import sandbox as inside
-from sampan.network.options import BridgeOptions
+from sampan.network.options import EGRESS, BridgeOptions
 from sampan.runtime.config import ContainerConfig, EndpointSettings, HostConfig
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def check_conflicts(config: ContainerConfig, host: HostConfig, mode: str, shared
         (host.port_bindings or host.publish_all_ports,
          "conflicting options: port publishing and the container type network mode"),
         (config.exposed_ports, "conflicting options: port exposing and the container type network mode"),
+        (any(EGRESS in (source or {}) for source in (config.labels, host.annotations)),
+         "conflicting options: egress rules and the container type network mode"),
     )  # fmt: skip
     for given, message in conflicts:
         if given:
@@ -128,6 +130,8 @@ async def _join(
         return
     endpoint.phase = ""
     await networks.sandboxes.changed(item)
+    if rules != before_rules:
+        await networks.guard.cut(item)
     await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
@@ -272,6 +276,7 @@ async def _leave(
     """Take a running container off a network; killed on the way, :func:`recover` finishes it."""
     endpoint.phase = LEAVING
     networks.store.save_sandbox(item)
+    before = item.egress
     with networks.sandboxes.changing(item):
         item.endpoints.remove(endpoint)
         try:
@@ -284,11 +289,16 @@ async def _leave(
                 item.endpoints.append(endpoint)
                 networks.store.save_sandbox(item)
                 raise errors.SystemFailure(f"leaving network {network.name}: {failure}") from failure
+    if before is not None:
+        networks.guard.forget(endpoint.addresses())
     networks.catalog.release(network.id, endpoint.addresses())
     networks.names.left(endpoint)
     forget()
     if _alive(networks, item):
         await networks.sandboxes.changed(item)
+        if item.egress != before:  # what a name of a network's rules has opened ends with them
+            networks.guard.forget([address for one in item.endpoints for address in one.addresses()])
+            await networks.guard.cut(item)
         hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("disconnect", endpoint, item.container)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
 from sampan.engine.networks.legacywatch import LegacyWatch
 from sampan.engine.networks.records import NetworkRecord, Sandbox
+from sampan.kernel import conntrack
 from sampan.kernel.nft import NftError
 from sampan.kernel.nftevents import Monitor, own_pid
 from sampan.network import egress, foreign
@@ -153,15 +154,27 @@ class Guard:
         self._networks.ground.firewall.set_owned(item.container, found)
 
     def release(self, item: Sandbox) -> None:
-        """End control of a sandbox; what it was refused is forgotten."""
+        """End control of a sandbox; what it was refused, and what names have opened, is forgotten."""
         if item.egress is None:
             return
-        firewall = self._networks.ground.firewall
-        firewall.set_owned(item.container, {})
+        self._networks.ground.firewall.set_owned(item.container, {})
         self._networks.ground.sources.bind(item.container, {})
-        for version, entry in self._refused_elements():
-            if entry["source"] in [a for endpoint in item.endpoints for a in endpoint.addresses()]:
-                firewall.forget_refused(version, entry)
+        self.forget([address for endpoint in item.endpoints for address in endpoint.addresses()])
+
+    def forget(self, addresses: Collection[str]) -> None:
+        """Forget what was refused to these addresses and what names have opened for them."""
+        with contextlib.suppress(NftError):  # the table is gone, and these with it
+            self._networks.ground.firewall.forget_learned(addresses)
+
+    async def cut(self, item: Sandbox) -> None:
+        """Have the present rules decide on what is under way, too.
+
+        Its connections of before it came under control; those of who had its addresses before.
+        """
+        own = frozenset(address for endpoint in item.endpoints for address in endpoint.addresses())
+        if item.egress is not None and own:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(conntrack.forget, lambda flow: flow.source in own)
 
     def _refused_elements(self) -> list[tuple[int, dict[str, Any]]]:
         found = []

@@ -162,6 +162,7 @@ class Sandboxes:
         self._networks.store.save_sandbox(item)
         self._networks.publishing.open(item)
         self._networks.guard.control(item)
+        await self._networks.guard.cut(item)
         await self._networks.switchboard.serve(
             container,
             pid,

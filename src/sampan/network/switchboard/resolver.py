@@ -249,13 +249,14 @@ class _Forward:
         self._deliver = deliver
         self._socket: socket.socket | None = None
         self._received = b""
+        self._failure = b""
         self._turn = 0
 
     def next_server(self) -> None:
-        """Ask the next server; SERVFAIL when there is none left."""
+        """Ask the next server; when there is none left, the failure one has told stands, else SERVFAIL."""
         self._hang_up()
         if not self._servers:
-            self._finish(b"")
+            self._finish(self._failure)
             return
         server, turn = self._servers.pop(0), self._turn
         try:
@@ -282,7 +283,16 @@ class _Forward:
             self.next_server()
             return
         if message[:2] == self._asked[:2]:
-            self._finish(self._identity + message[2:])
+            self._answered(message)
+
+    def _answered(self, message: bytes) -> None:
+        """Deliver an answer; where a server can't or doesn't want to give one, the next may."""
+        answer = self._identity + message[2:]
+        if len(message) > 3 and message[3] & 15 in (wire.SERVFAIL, wire.REFUSED):
+            self._failure = answer
+            self.next_server()
+        else:
+            self._finish(answer)
 
     def _connected(self, _events: int) -> None:
         assert self._socket is not None
@@ -309,7 +319,7 @@ class _Forward:
         elif len(self._received) >= 2:
             (length,) = struct.unpack_from("!H", self._received)
             if len(self._received) >= length + 2:
-                self._finish(self._identity + self._received[4 : length + 2])
+                self._answered(self._received[2 : length + 2])
 
     def _hang_up(self) -> None:
         self._turn += 1

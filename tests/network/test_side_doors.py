@@ -1,0 +1,195 @@
+"""Ways around isolation and egress control that somebody inside, or on the wire, might try."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from sampan import errors
+from sampan.engine.networks import CreateNetwork
+from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
+from tests.network.lab import ECHO, Box, Lab, aask, lookup
+from tests.network.test_guard import DNS, nft, soon
+from tests.network.test_sandboxes import in_lab
+
+pytestmark = pytest.mark.usefixtures("machine")
+FIXED = {"one": EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.29.61.9"))}
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 7009), timeout=1)
+    print("open")
+except OSError as e:
+    print("ERROR", e)
+"""
+FROM_ONE_PORT = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", 4444))
+s.settimeout(1)
+try:
+    for _ in range(2):
+        s.sendto(b"x", ("10.201.7.2", 80))
+        print(s.recv(100).decode(), flush=True)
+except OSError as e:
+    print("ERROR", e)
+"""
+
+
+def controlled(rules: str) -> dict[str, Any]:
+    return {"labels": {"sampan.egress": rules}}
+
+
+async def make_network(lab: Lab, **more: Any) -> None:
+    request = {"Name": "one", "IPAM": {"Config": [{"Subnet": "172.29.61.0/24"}]}, **more}
+    await lab.networks.create(msgspec.convert(request, CreateNetwork))
+
+
+@in_lab()
+async def test_link_local_addresses_open_nothing(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="six", enable_ipv6=True))
+    _c, shut = await lab.run("six", config=controlled("none"))
+    _c, free = await lab.run("six")
+    bridge = lab.networks.get("six").device
+    shown = subprocess.run(["ip", "-6", "-o", "addr", "show", bridge, "scope", "link"], capture_output=True)
+    host = f"{shown.stdout.decode().split()[3].partition('/')[0]}%eth0"
+    app = subprocess.Popen(["python3", "-c", ECHO, "tcp", "::", "7009", "host"], stdout=subprocess.PIPE)
+    try:
+        assert app.stdout is not None and app.stdout.readline()
+        for box, opens in ((free, True), (shut, False)):
+            tried = await asyncio.to_thread(box.python, CONNECT, host)
+            assert tried.stdout.startswith("open") is opens, tried
+    finally:
+        app.kill()
+        app.communicate()
+
+
+@in_lab()
+async def test_an_address_brings_nothing_from_its_last_owner(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(DNS, "10.201.7.2")
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "tcp")
+    outside.app(ECHO, "udp", "0.0.0.0", "80", "udp")
+    await make_network(lab)
+    first, box = await lab.run("one", networks=FIXED, config=controlled("good.example"), dns=["10.201.7.2"])
+    assert await lookup(box, "good.example") == "NOERROR 10.201.7.2"
+    assert (await aask(box, "tcp", "10.201.7.2", 80)).startswith("tcp")
+    await lab.stop(first)
+    free, box = await lab.run("one", networks=FIXED)
+    assert box.python(FROM_ONE_PORT).stdout.count("udp") == 2
+    await lab.stop(free)
+    _c, box = await lab.run("one", networks=FIXED, config=controlled("none"))
+    assert (await aask(box, "tcp", "10.201.7.2", 80, seconds=0.5)).startswith("ERROR"), "a name opened it"
+    assert box.python(FROM_ONE_PORT).stdout.startswith("ERROR"), "a flow that was under way"
+
+
+@in_lab()
+async def test_rules_that_end_take_along_what_they_opened(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(DNS, "10.201.7.2")
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "tcp")
+    outside.app(ECHO, "udp", "0.0.0.0", "80", "udp")
+    options = {"sampan.egress": "good.example"}
+    await make_network(lab, Options=options)
+    container, box = await lab.run(config=controlled("other.example"), dns=["10.201.7.2"])
+    await lab.networks.connect("one", container.name)
+    assert await lookup(box, "good.example") == "NOERROR 10.201.7.2"
+    assert box.python(FROM_ONE_PORT).stdout.count("udp") == 2
+    await lab.networks.disconnect("one", container.name)
+    assert (await aask(box, "tcp", "10.201.7.2", 80, seconds=0.5)).startswith("ERROR")
+    assert box.python(FROM_ONE_PORT).stdout.startswith("ERROR")
+
+
+@in_lab()
+async def test_control_that_begins_ends_what_was_under_way(lab: Lab) -> None:
+    lab.neighbour().app(ECHO, "udp", "0.0.0.0", "80", "udp")
+    await make_network(lab, Labels={"sampan.egress": "none"})
+    container, box = await lab.run()
+    assert box.python(FROM_ONE_PORT).stdout.count("udp") == 2
+    await lab.networks.connect("one", container.name)
+    assert box.python(FROM_ONE_PORT).stdout.startswith("ERROR")
+
+
+@in_lab()
+async def test_rules_in_a_namespace_of_somebody_else_are_refused(lab: Lab) -> None:
+    web, _box = await lab.run()
+    joining = lab.container(f"container:{web.name}", config=controlled("none"))
+    joining.config.hostname = web.config.hostname
+    with pytest.raises(errors.InvalidParameter, match="egress rules and the container type network mode"):
+        lab.networks.check(joining.config, joining.host, None)
+
+
+def send_loopback_here(outside: Box) -> None:
+    """Have a neighbour send packets for 127.0.0.1 to this machine."""
+    subprocess.run(outside.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
+    subprocess.run(outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo"))
+    route = ("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2")
+    subprocess.run(outside.command(*route), check=True)
+
+
+@in_lab()
+async def test_ports_on_127_0_0_1_where_the_host_takes_such_packets_from_the_wire(lab: Lab) -> None:
+    outside = lab.neighbour()
+    web, server = await lab.run(ports={"80/tcp": [("127.0.0.1", "8080")]})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    send_loopback_here(outside)
+    Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")  # kube-proxy does that
+    other = subprocess.Popen(
+        ["python3", "-c", ECHO, "tcp", "127.0.0.1", "7777", "host"], stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        assert (await aask(outside, "tcp", "127.0.0.1", 7777)).startswith("host"), "the host's own business"
+        for short_cut in (True, False):
+            lab.networks.ground.firewall.set_short_cut(short_cut)
+            assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+            assert (await aask(outside, "tcp", "127.0.0.1", 8080, seconds=0.5)).startswith("ERROR")
+        await lab.stop(web)
+        assert "8080" not in subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+    finally:
+        other.kill()
+        other.communicate()
+
+
+@in_lab()
+async def test_internal_networks_reach_no_other_ones_by_published_ports(lab: Lab) -> None:
+    outside = lab.neighbour()
+    await lab.networks.create(CreateNetwork(name="inner", internal=True))
+    _c, box = await lab.run("inner")
+    gateway = lab.networks.get("inner").subnets[0].gateway
+    two = {"80/tcp": [("0.0.0.0", "8080"), ("10.201.7.1", "8081")], "80/udp": "8080"}
+    _web, server = await lab.run(ports=two)
+    again, _server = await lab.run(ports={"80/tcp": [("127.0.0.1", "8081")]})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    server.app(ECHO, "udp", "0.0.0.0", "80", "web")
+    await lab.stop(again)
+    for short_cut in (True, False):
+        if not short_cut:
+            nft(
+                "table inet admin {\n chain in {\n type filter hook input priority 0;\n tcp dport 9 drop\n}\n}\n"
+            )
+            assert await soon(lambda: not lab.networks.ground.firewall.short_cut)
+        for kind, port in (("tcp", 8080), ("udp", 8080), ("tcp", 8081)):
+            assert (await aask(outside, kind, "10.201.7.1", port)).startswith("web")
+            asked = gateway if port == 8080 else "10.201.7.1"
+            assert (await aask(box, kind, asked, port, seconds=0.5)).startswith("ERROR"), (short_cut, port)
+    nft("delete table inet admin")
+
+
+@in_lab()
+async def test_the_next_server_is_asked_where_one_fails(lab: Lab) -> None:
+    outside = lab.neighbour()
+    subprocess.run(outside.command("ip", "addr", "add", "10.201.7.3/24", "dev", "eth0"), check=True)
+    failing = DNS.replace("if q.q.qtype == 1:", "r.header.rcode = int(sys.argv[2])\n    if 0:")
+    outside.app(DNS, "10.201.7.2")
+    outside.app(failing, "10.201.7.3", "2")
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _c, box = await lab.run("n1", dns=["10.201.7.3", "10.201.7.2"])
+    assert await lookup(box, "elsewhere.example") == "NOERROR 10.201.7.2"
+    _c, box = await lab.run("n1", dns=["10.201.7.3"])
+    assert await lookup(box, "elsewhere.example") == "SERVFAIL"

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.engine.containers.logfiles import LogFiles
-from sampan.engine.containers.logs import LogOptions, read
+from sampan.engine.containers.logoutput import LogOptions
+from sampan.engine.containers.logs import read
 from sampan.engine.containers.timestamps import rfc3339
 from sampan.engine.containers.watch import Watcher
 from sampan.runtime.logwriter import open_log

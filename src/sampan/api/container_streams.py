@@ -11,6 +11,7 @@ from sampan.api import streams, websocket
 from sampan.api.http import Answer, HijackedConnection, Request, Response, Route, StreamResponse, Upgrade
 from sampan.engine.containers import attach as attach_
 from sampan.engine.containers import logs as logs_
+from sampan.engine.containers.logoutput import LogOptions
 from sampan.engine.containers.timestamps import parse_unix
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ async def _replay(
     request: Request,
 ) -> None:
     query = request.query
-    wanted = logs_.LogOptions(stdout=query.bool("stdout"), stderr=query.bool("stderr"))
+    wanted = LogOptions(stdout=query.bool("stdout"), stderr=query.bool("stderr"))
     async for chunk in logs_.of_container(engine.containers, container, wanted):
         await client.write(chunk)
 
@@ -115,7 +116,7 @@ async def logs(engine: Engine, request: Request) -> Response | StreamResponse:
     if not stdout and not stderr:
         raise errors.InvalidParameter("must specify at least one of 'stdout' or 'stderr'")
     container = engine.containers.get(request.params["id"])
-    options = logs_.LogOptions(
+    options = LogOptions(
         stdout=stdout,
         stderr=stderr,
         since_ns=_time(request, "since"),

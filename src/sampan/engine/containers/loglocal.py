@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from sampan.engine.containers.logruns import Run
 from sampan.runtime import locallog
 
 _START = b"\n\6std"  # the source's field with which each message begins
@@ -21,6 +21,16 @@ _SMALL_WINDOW, _LARGE_WINDOW = (
     256 * 1024,
 )  # bytes looked at in one go: more as long as records are alike
 _length = struct.Struct(">I").unpack_from
+
+
+@dataclass(slots=True)
+class Run:
+    """Lines of one stream with one time; ``text`` lacks its last newline when that line goes on later."""
+
+    stream: str
+    time: int  # ns since 1970
+    text: bytes
+    attrs: dict[str, str] = field(default_factory=dict)
 
 
 def begins(data: bytes) -> bool:

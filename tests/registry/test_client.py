@@ -362,10 +362,10 @@ def test_a_pull_of_what_is_there_asks_once(new_store: NewStore, front: NewFront,
         asked, server.requests = server.requests, []
     assert [(method, path) for method, path, _ in asked] == [("HEAD", "/v2/team/x/manifests/1")]
     # What was known of the host is found out again where it has changed.
-    settings.bases[name.domain] = f"https://{name.domain}", float("inf")
+    settings.hosts.bases[name.domain] = f"https://{name.domain}", float("inf")
     Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet)
-    assert settings.bases[name.domain][0] == f"http://{name.domain}"
-    settings.bases[name.domain] = f"http://{name.domain}", float("inf")
+    assert settings.hosts.bases[name.domain][0] == f"http://{name.domain}"
+    settings.hosts.bases[name.domain] = f"http://{name.domain}", float("inf")
     refuse = [True]
     server.hooks.append(lambda exchange: bool(refuse) and refuse.pop() and exchange.answer(400))
     assert not Puller(store, Gates()).pull(Transport(name.domain, None, settings), name, quiet).newer

@@ -31,6 +31,7 @@ from sampan.storage.rootlock import RootLock
 if TYPE_CHECKING:
     from sampan.build.worker import BuildMount, Output, RunRequest
     from sampan.engine.build import Builder
+    from sampan.registry.hosts import Hosts
 
 
 class Engine:
@@ -50,7 +51,7 @@ class Engine:
         self.images = ImageStore(self.db, self.blobs, self.layers)
         self.leases.add_roots(self.images.reachable)
         self.gates = Gates()
-        self.registry_bases: dict[str, tuple[str, float]] = {}
+        self.registry_hosts: Hosts | None = None
         self.quotas = Quotas(root, self.db, config.storage_opts)
         self.volumes = Volumes(root / "volumes", self.db, self.events, self.quotas)
         self.supervisor = Supervisor()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sampan.build.options import Platform
     from sampan.engine.engine import Engine
     from sampan.registry.auth import Credentials
+    from sampan.registry.hosts import Hosts
     from sampan.registry.transport import Transport
 
 T = TypeVar("T")
@@ -42,7 +43,8 @@ def decode_auth(header: str) -> dict[str, str]:
 def _credentials(login: Mapping[str, str]) -> Credentials:
     from sampan.registry.auth import Credentials
 
-    return Credentials(login.get("username", ""), login.get("password", ""), login.get("identitytoken", ""))
+    names = ("username", "password", "identitytoken", "registrytoken")
+    return Credentials(*(login.get(name, "") for name in names))
 
 
 def _transport(engine: Engine, domain: str, login: Mapping[str, str], *, mirror: str = "") -> Transport:
@@ -52,10 +54,27 @@ def _transport(engine: Engine, domain: str, login: Mapping[str, str], *, mirror:
     settings = Settings(
         insecure=config.insecure_registries,
         tries=config.max_download_attempts,
-        bases=engine.registry_bases,
+        hosts=_hosts(engine),
     )
     # A mirror is another party: it gets none of the user's credentials.
     return Transport(domain, None if mirror else _credentials(login), settings, mirror=mirror)
+
+
+def _hosts(engine: Engine) -> Hosts:
+    """What is kept of registries' hosts; the module is only loaded by who needs it."""
+    if engine.registry_hosts is None:
+        from sampan.registry.hosts import Hosts
+
+        engine.registry_hosts = Hosts()
+    return engine.registry_hosts
+
+
+def _let_go(engine: Engine) -> None:
+    """Close connections when nobody has used them for a while."""
+    if engine.registry_hosts is not None:
+        from sampan.registry.hosts import LIFE
+
+        asyncio.get_running_loop().call_later(LIFE + 1, engine.registry_hosts.drop_idle)
 
 
 def _through_mirrors(

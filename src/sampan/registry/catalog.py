@@ -16,7 +16,7 @@ from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
 from sampan.registry import index
 from sampan.registry.auth import Credentials
-from sampan.registry.pull import Remote, resolve
+from sampan.registry.fetch import Remote, resolve
 from sampan.registry.transport import Transport, failure
 
 _NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
@@ -122,8 +122,7 @@ def search(transport: Transport, term: str, limit: int, credentials: Credentials
     """Repositories that a registry's ``/v1/search`` finds, ``limit`` at most; SystemFailure when it has none."""
     query = urlencode({"q": term, "n": limit})
     headers = credentials.basic() if credentials.username else {}
-    url = f"{transport.guessed_base()}/v1/search?{query}"
-    response = transport.request("GET", url, "", headers=headers)
+    response = transport.request("GET", f"/v1/search?{query}", "", headers=headers)
     if response.status != 200:
         raise errors.SystemFailure(
             f"Unexpected status code {response.status}", hint=f"{transport.domain} can't be searched."

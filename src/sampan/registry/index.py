@@ -10,9 +10,9 @@ from sampan import errors
 from sampan.images import manifest as documents
 from sampan.images.manifest import Descriptor, Platform
 from sampan.images.reference import Reference
-from sampan.registry.pull import resolve
+from sampan.registry.fetch import resolve
 from sampan.registry.transport import Transport, failure
-from sampan.registry.upload import Target, exists, mount
+from sampan.registry.upload import DONE, Target, cancel, exists, mount
 from sampan.storage import digest as digests
 
 
@@ -40,12 +40,11 @@ def configuration(transport: Transport, reference: Reference, manifest: document
     """The configuration of an image in a registry, checked against its digest. NotFound, SystemFailure."""
     wanted = manifest.config
     path = f"/v2/{reference.path}/blobs/{wanted.digest}"
-    response = transport.request("GET", path, f"repository:{reference.path}:pull", stream=True)
-    data = response.read(documents.LIMIT + 1)
-    response.close()
+    response = transport.request("GET", path, f"repository:{reference.path}:pull")
+    data = response.data
     if response.status != 200:
-        raise failure(response, f"configuration of {reference.familiar}", data)
-    if digests.of(data) != wanted.digest:
+        raise failure(response, f"configuration of {reference.familiar}")
+    if len(data) != wanted.size or digests.of(data) != wanted.digest:
         raise errors.SystemFailure(f"the configuration of {reference.familiar} isn't what its digest says")
     return documents.parse_config(data)
 
@@ -81,9 +80,12 @@ def _take_over(transport: Transport, reference: Reference, source: Reference, ra
     target = Target(reference.path, f"repository:{reference.path}:pull,push", reference.familiar)
     manifest = documents.parse_manifest(raw)
     for blob in (manifest.config, *manifest.layers):
-        if not exists(transport, target, blob.digest) and not mount(
-            transport, target, blob.digest, source.path
-        ):
+        if exists(transport, target, blob.digest):
+            continue
+        begun = mount(transport, target, blob.digest, source.path)
+        if begun:
+            cancel(transport, target, begun)
+        if begun != "":
             raise errors.SystemFailure(
                 f"the registry doesn't take {blob.digest} over from {source.path}",
                 hint=f"Push the image to {reference.familiar_name} first.",
@@ -99,6 +101,6 @@ def _put(transport: Transport, reference: Reference, name: str, raw: bytes) -> s
         headers={"Content-Type": documents.media_type_of(raw)},
         body=raw,
     )
-    if response.status not in (200, 201):
+    if response.status not in DONE:
         raise failure(response, reference.familiar)
     return digests.of(raw)

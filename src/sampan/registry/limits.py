@@ -6,6 +6,10 @@ import re
 import time
 from collections.abc import Mapping
 
+import urllib3
+
+_BUSY = frozenset((429, 500, 502, 503, 504))
+_LONGEST = 60.0  # seconds that a Retry-After may make us wait
 _LIMIT = re.compile(r"(\d+)(?:;w=(\d+))?")
 
 
@@ -22,6 +26,18 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def pause(response: urllib3.BaseHTTPResponse, attempt: int, longest: float = _LONGEST) -> float | None:
+    """Seconds to wait before the next try; None when another one is of no use: the answer isn't that the
+    registry is busy, or it wants more than ``longest``.
+    """
+    if response.status not in _BUSY:
+        return None
+    wait = retry_after(response.headers)
+    if wait is None:
+        return None if response.status == 429 else 0.2 * 2**attempt
+    return wait if wait <= longest else None
 
 
 def explained(headers: Mapping[str, str]) -> str:

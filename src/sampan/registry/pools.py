@@ -6,18 +6,24 @@ import io
 import ipaddress
 import os
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
+from urllib.parse import urljoin, urlsplit
 
 import urllib3
 
 import sampan
+from sampan import errors
 from sampan.images.manifest import LIMIT
 
 _AGENT = f"sampan/{sampan.__version__}"
+Body: TypeAlias = bytes | Callable[[], Iterator[bytes]] | None
+"""What a request carries: bytes, or what gives the pieces anew for each try."""
+
+_REDIRECTS = 5
+_READS = ("GET", "HEAD")
 _REST = 64 << 10
 _TIMEOUT = urllib3.Timeout(connect=15, read=60)
 
@@ -78,6 +84,10 @@ def _holds(entry: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -
         return False
 
 
+class TooLong(urllib3.exceptions.ProtocolError):
+    """An answer that doesn't end where it should: asking again is of no use."""
+
+
 class Pools:
     """Connection pools for one registry's host and for where it redirects to."""
 
@@ -101,7 +111,7 @@ class Pools:
     ) -> urllib3.BaseHTTPResponse:
         """One request as urllib3 does it; urllib3.exceptions.HTTPError.
 
-        With ``preload_content`` the whole answer is read, which may have ``LIMIT`` bytes (ProtocolError).
+        With ``preload_content`` the whole answer is read, which may have ``LIMIT`` bytes (TooLong).
         """
         proxy = self._proxies.for_url(url)
         pool = self._pools.get(proxy)
@@ -109,7 +119,47 @@ class Pools:
             pool = self._pools.setdefault(proxy, self._make(proxy))
         fields = {"User-Agent": _AGENT, **(headers or {})}
         response = pool.request(method, url, headers=fields, preload_content=False, **options)
-        return _whole(response) if preload_content else response
+        return _whole(response, url) if preload_content else response
+
+    def follow(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        stream: bool = False,
+    ) -> tuple[urllib3.BaseHTTPResponse, str]:
+        """The same with redirects: the answer, and the address that gave it.
+
+        Another host gets no credentials, https never becomes http. What writes is only sent on where method and
+        body stay (307, 308). SystemFailure for a redirect that is refused, or one too many.
+        """
+        first, fields = url, dict(headers or {})
+        for _ in range(_REDIRECTS):
+            content = body() if callable(body) else body
+            response = self.request(
+                method, url, headers=fields, body=content, preload_content=not stream, redirect=False
+            )
+            target = response.headers.get("Location")
+            if not target or response.status not in (
+                (301, 302, 303, 307, 308) if method in _READS else (307, 308)
+            ):
+                return response, url
+            discard(response)
+            before, url = urlsplit(url), urljoin(url, target)
+            after = urlsplit(url)
+            if after.scheme not in ("https", before.scheme):
+                host = urlsplit(first).netloc
+                raise errors.SystemFailure(f"the registry {host} redirects to {after.scheme}: refused")
+            if after.netloc != before.netloc:
+                fields.pop("Authorization", None)
+        raise errors.SystemFailure(f"the registry {urlsplit(first).netloc} redirects in a loop")
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; those in use are closed when they are given back."""
+        for pool in self._pools.values():
+            pool.clear()
 
     def _make(self, proxy: str) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -127,15 +177,20 @@ class Pools:
         return urllib3.ProxyManager(proxy, **options)
 
 
-def _whole(response: urllib3.BaseHTTPResponse) -> urllib3.HTTPResponse:
+def _whole(response: urllib3.BaseHTTPResponse, url: str) -> urllib3.HTTPResponse:
     """An answer with its content, which has to end."""
     data = response.read(LIMIT + 1)
     if len(data) > LIMIT:
         response.close()
-        raise urllib3.exceptions.ProtocolError(f"the answer is longer than {LIMIT} bytes")
+        raise TooLong(f"the answer is longer than {LIMIT} bytes")
     response.release_conn()
     return urllib3.HTTPResponse(
-        io.BytesIO(data), response.headers, response.status, reason=response.reason, decode_content=False
+        io.BytesIO(data),
+        response.headers,
+        response.status,
+        reason=response.reason,
+        request_url=url,
+        decode_content=False,
     )
 
 

@@ -8,20 +8,21 @@ breaks off goes on where it stopped, also after a restart of the engine.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
-
-import urllib3
+from functools import partial
+from typing import Any, TypeVar
 
 from sampan import errors
 from sampan.images import manifest as documents
-from sampan.images.manifest import Descriptor, Platform
+from sampan.images.manifest import Descriptor, Index, Manifest, Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
-from sampan.registry.transport import Transport, failure
+from sampan.registry.fetch import Remote, body, digest_of, resolve
+from sampan.registry.transport import Transport
 from sampan.storage import digest as digests
 from sampan.storage.blobs import Writer
 from sampan.storage.digest import Digest
@@ -29,9 +30,10 @@ from sampan.storage.gates import Gates
 from sampan.storage.layers import Unpacked, chain_id
 
 Report = Callable[[dict[str, Any]], None]
-_ACCEPT = ", ".join((*documents.MANIFESTS, *documents.INDEXES))
+T = TypeVar("T")
+U = TypeVar("U")
+_NESTED = 64  # indexes within one index that are looked into
 _AT_ONCE = 3
-_PIECE = 1 << 18
 _REPORT_EVERY = 0.1
 
 
@@ -42,49 +44,6 @@ class Pulled:
     image: Image
     digest: Digest
     newer: bool
-
-
-@dataclass
-class Remote:
-    """A manifest or index as a registry has it."""
-
-    raw: bytes
-    media_type: str
-    digest: Digest
-
-
-def resolve(transport: Transport, reference: Reference, what: str = "") -> Remote:
-    """The document that a tag or digest names (NotFound "manifest for x not found: …")."""
-    target = what or reference.digest or reference.tag
-    path = f"/v2/{reference.path}/manifests/{target}"
-    response = transport.request("GET", path, _scope(reference), headers={"Accept": _ACCEPT}, stream=True)
-    if response.status != 200:
-        raise failure(response, f"manifest for {reference.familiar}", response.read(documents.LIMIT))
-    raw = response.read(documents.LIMIT + 1)
-    response.release_conn()
-    if len(raw) > documents.LIMIT:
-        raise errors.SystemFailure(
-            f"manifest for {reference.familiar} is larger than {documents.LIMIT} bytes"
-        )
-    algorithm = target.partition(":")[0] if digests.valid(target) else "sha256"
-    state = digests.hasher(algorithm)
-    state.update(raw)
-    found = digests.finish(algorithm, state)
-    if digests.valid(target) and found != target:
-        raise errors.SystemFailure(f"manifest verification failed for digest {target}")
-    return Remote(raw, documents.media_type_of(raw, response.headers.get("Content-Type", "")), found)
-
-
-def digest_of(transport: Transport, reference: Reference) -> Digest:
-    """The digest that a tag stands for, as the registry says without sending the document; "" if it doesn't."""
-    path = f"/v2/{reference.path}/manifests/{reference.digest or reference.tag}"
-    response = transport.request("HEAD", path, _scope(reference), headers={"Accept": _ACCEPT})
-    found = response.headers.get("Docker-Content-Digest", "") if response.status == 200 else ""
-    return found if digests.valid(found) else ""
-
-
-def _scope(reference: Reference) -> str:
-    return f"repository:{reference.path}:pull"
 
 
 class Puller:
@@ -114,10 +73,12 @@ class Puller:
         """
         remote = self._resolve(transport, reference)
         report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.familiar})
-        one = _One(self, transport, reference, report)
         index = remote.digest if remote.media_type in documents.INDEXES else ""
-        image, newer = one.index(remote, platform, everything) if index else one.image(remote)
+        with _One(self, transport, reference, report) as one:
+            image, newer = one.index(remote, platform, everything) if index else one.image(remote)
         newer = self._name(reference, remote.digest, image, index, newer)
+        for warning in transport.warnings:
+            report({"status": f"Warning: {warning}"})
         report({"status": f"Digest: {remote.digest}"})
         state = "Downloaded newer image" if newer else "Image is up to date"
         report({"status": f"Status: {state} for {reference.familiar}"})
@@ -157,62 +118,170 @@ class Puller:
         return Remote(raw, documents.media_type_of(raw), digest)
 
 
+@dataclass
+class _Wanted:
+    """An image to pull; ``image`` is it when it is here."""
+
+    remote: Remote
+    manifest: Manifest
+    config: bytes = b""
+    diff_ids: tuple[Digest, ...] = ()
+    image: Image | None = None
+
+    def layers(self) -> Iterator[tuple[Digest, Digest, Descriptor, Digest | None]]:
+        """Each layer from the bottom: its chain id, diffID and descriptor, and the chain id below it."""
+        parent: Digest | None = None
+        for layer, diff_id in zip(self.manifest.layers, self.diff_ids, strict=True):
+            chain = chain_id(parent, diff_id)
+            yield chain, diff_id, layer, parent
+            parent = chain
+
+
+class _Stopped(Exception):
+    """Another part of the pull failed, which is what its client hears."""
+
+
 class _One:
-    """One pull under way."""
+    """One pull under way; a context manager. Its threads end with it."""
 
     def __init__(self, puller: Puller, transport: Transport, reference: Reference, report: Report) -> None:
         self._puller, self._store = puller, puller.store
-        self._gates, self._at_once = puller.gates, puller.at_once
+        self._gates = puller.gates
         self._transport, self._reference, self._report = transport, reference, report
+        self._ending = threading.Event()
+        self._pool = ThreadPoolExecutor(puller.at_once, thread_name_prefix="pull")
+
+    def __enter__(self) -> _One:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _each(self, work: Callable[[T], U], things: Iterable[T]) -> list[U]:
+        """``work`` on each, several at a time; results in their order."""
+        todo = list(things)
+        return [work(todo[0])] if len(todo) == 1 else list(self._pool.map(work, todo))
+
+    # -- indexes ----------------------------------------------------------------------------------------
 
     def index(self, remote: Remote, platform: Platform | None, everything: bool) -> tuple[Image, bool]:
         """The image for a platform or all that an index holds, which is kept; whether anything is new."""
-        index = documents.parse_index(remote.raw)
-        wanted = platform or documents.host_platform()
+        nested: dict[Digest, Remote] = {}
         if not everything:
-            image, newer = self.image(self._member(documents.choose(index, wanted)), remote.digest)
-            self._store.indexes.keep(remote.raw)
+            chosen = self._choose(remote, platform or documents.host_platform(), nested)
+            image, newer = self.image(chosen, remote.digest)
+            self._keep(remote, nested)
             return image, newer
-        images: list[Image] = []
-        others: list[Digest] = []
         before = self._store.indexes.whole(remote.digest) if remote.digest in self._store.indexes else False
-        for entry in index.manifests:
-            member = self._member(entry)
-            if self._is_image(entry, member):
-                images.append(self.image(member, remote.digest)[0])
-            else:
-                others += self._other(entry, member)
+        members = self._members(remote, nested)
+        images = [member for entry, member in members if self._is_image(entry, member)]
         if not images:
             raise errors.NotFound(f"no image in the manifest list of {self._reference.familiar}")
-        self._store.indexes.keep(remote.raw, others)
-        first = self._store.by_id(self._store.indexes.primary(remote.digest)) or images[0]
+        found = self._images(images, remote.digest)
+        others = self._each(self._other, [one for one in members if not self._is_image(*one)])
+        self._keep(remote, nested, [digest for blobs in others for digest in blobs])
+        first = self._store.by_id(self._store.indexes.primary(remote.digest)) or found[0][0]
         return first, not before
 
+    def _keep(self, remote: Remote, nested: dict[Digest, Remote], others: Iterable[Digest] = ()) -> None:
+        for digest, one in nested.items():
+            self._store.blobs.put(one.raw, digest)
+        self._store.indexes.keep(remote.raw, [*others, *nested])
+
+    def _choose(self, remote: Remote, wanted: Platform, nested: dict[Digest, Remote]) -> Remote:
+        """The manifest for a platform of an index, or of those within it (NotFound)."""
+        index = documents.parse_index(remote.raw)
+        plain = [one for one in index.manifests if one.media_type not in documents.INDEXES]
+        try:
+            return self._member(documents.choose(Index(plain), wanted))
+        except errors.NotFound:
+            for entry in index.manifests:
+                inside = entry.media_type in documents.INDEXES and documents.fits(entry.platform, wanted)
+                if inside and self._enter(entry, nested):
+                    try:
+                        return self._choose(nested[entry.digest], wanted, nested)
+                    except errors.NotFound:
+                        continue
+            raise
+
+    def _enter(self, entry: Descriptor, nested: dict[Digest, Remote]) -> bool:
+        """Fetch an index within an index; False when it was looked into already."""
+        if entry.digest in nested:
+            return False
+        if len(nested) >= _NESTED:
+            raise errors.Unsupported(
+                f"the manifest list of {self._reference.familiar} holds more than {_NESTED} others"
+            )
+        nested[entry.digest] = self._member(entry)
+        return True
+
+    def _members(self, remote: Remote, nested: dict[Digest, Remote]) -> list[tuple[Descriptor, Remote]]:
+        """All manifests of an index and of those within it, each once."""
+        found: dict[Digest, tuple[Descriptor, Remote]] = {}
+        waiting = [remote]
+        while waiting:
+            entries = documents.parse_index(waiting.pop(0).raw).manifests
+            for entry in entries:
+                if entry.media_type in documents.INDEXES and self._enter(entry, nested):
+                    waiting.append(nested[entry.digest])
+            plain = [one for one in entries if one.digest not in nested and one.digest not in found]
+            found |= {
+                entry.digest: (entry, member)
+                for entry, member in zip(plain, self._each(self._member, plain), strict=True)
+            }
+        return list(found.values())
+
     def _member(self, entry: Descriptor) -> Remote:
-        return self._puller.local(entry.digest) or resolve(self._transport, self._reference, entry.digest)
+        found = self._puller.local(entry.digest)
+        found = found or resolve(self._transport, self._reference, entry.digest)
+        if len(found.raw) != entry.size:
+            raise errors.SystemFailure(
+                f"{entry.digest} has {len(found.raw)} bytes, the manifest list says {entry.size}"
+            )
+        return found
 
     def _is_image(self, entry: Descriptor, member: Remote) -> bool:
         if documents.is_attestation(entry) or member.media_type not in documents.MANIFESTS:
             return False
         return documents.parse_manifest(member.raw).config.media_type in documents.CONFIGS
 
-    def _other(self, entry: Descriptor, member: Remote) -> list[Digest]:
+    def _other(self, found: tuple[Descriptor, Remote]) -> list[Digest]:
         """Fetch an attestation or another artifact; its blobs, the manifest among them."""
+        entry, member = found
         if member.media_type not in documents.MANIFESTS:
             raise errors.Unsupported(
                 f"the manifest list of {self._reference.familiar} holds {member.media_type}: {entry.digest}",
                 hint="Pull the platforms that you need one by one, with --platform.",
             )
         manifest = documents.parse_manifest(member.raw)
-        found = [self._store.blobs.put(member.raw, entry.digest).digest]
-        for blob in (manifest.config, *manifest.layers):
-            with self._gates.hold(blob.digest):
-                self._small(blob)
-            found.append(blob.digest)
-        return found
+        blobs = (manifest.config, *manifest.layers)
+        for blob in blobs:
+            self._small(blob)
+        return [self._store.blobs.put(member.raw, entry.digest).digest, *(blob.digest for blob in blobs)]
+
+    # -- images -----------------------------------------------------------------------------------------
 
     def image(self, remote: Remote, index: Digest = "") -> tuple[Image, bool]:
         """One image, by its manifest; whether it is new."""
+        return self._images([remote], index)[0]
+
+    def _images(self, remotes: list[Remote], index: Digest) -> list[tuple[Image, bool]]:
+        """Images by their manifests; what they share comes once."""
+        wanted = self._each(partial(self._look, index=index), remotes)
+        missing = [one for one in wanted if one.image is None]
+        if missing:
+            self._layers(missing)
+        keep = [index] if index else []
+        found = []
+        for one in wanted:
+            newer = one.image is None and self._store.by_id(one.manifest.config.digest) is None
+            image = one.image or self._store.add(one.config, manifest=one.remote.raw, keep=keep)
+            found.append((image, newer))
+        return found
+
+    def _look(self, remote: Remote, index: Digest) -> _Wanted:
+        """Understand a manifest, and fetch the configuration unless the image is here."""
         reference = self._reference
         if remote.media_type not in documents.MANIFESTS:
             raise errors.Unsupported(
@@ -226,11 +295,14 @@ class _One:
         if known is not None and (
             known.manifest == remote.digest or (index and remote.digest in known.blobs)
         ):
-            return known, False
+            return _Wanted(remote, manifest, image=known)
         config = self._config(manifest.config)
-        self._layers(manifest.layers, config)
-        keep = [index] if index else []
-        return self._store.add(config, manifest=remote.raw, keep=keep), known is None
+        diff_ids = tuple(documents.diff_ids(documents.parse_config(config)))
+        if len(diff_ids) != len(manifest.layers):
+            raise errors.SystemFailure(f"{reference.familiar}: manifest and configuration differ in layers")
+        for layer in manifest.layers:
+            _check_distributable(layer)
+        return _Wanted(remote, manifest, config, diff_ids)
 
     def _config(self, config: Descriptor) -> bytes:
         if config.size > documents.LIMIT:
@@ -241,45 +313,49 @@ class _One:
     def _small(self, blob: Descriptor) -> None:
         """Fetch a blob that isn't a layer to be unpacked."""
         store = self._store.blobs
-        if not store.has(blob.digest):
+        with self._gates.hold(blob.digest):
+            if store.has(blob.digest):
+                return
             with store.writer(blob.digest, size=blob.size) as writer:
-                for piece in _body(self._transport, self._reference, blob, writer):
+                for piece in body(self._transport, self._reference, blob, writer):
                     writer.write(piece)
                 writer.commit()
 
-    def _layers(self, layers: list[Descriptor], config: bytes) -> None:
-        diff_ids = documents.diff_ids(documents.parse_config(config))
-        if len(diff_ids) != len(layers):
-            raise errors.SystemFailure(
-                f"{self._reference.familiar}: manifest and configuration differ in layers"
-            )
-        for layer in layers:
-            _check_distributable(layer)
-        pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="pull")
-        jobs: list[Future[Unpacked | None] | None] = []
-        parent: Digest | None = None
+    def _layers(self, wanted: list[_Wanted]) -> None:
+        """Bring the layers of images here: all come in parallel, each once, and find their places in order."""
+        jobs: dict[tuple[Digest, Digest], Future[Unpacked | None]] = {}
         try:
-            for layer, diff_id in zip(layers, diff_ids, strict=True):
-                parent = chain_id(parent, diff_id)
-                if self._store.layers.present(parent):
-                    self._report(_progress("Already exists", layer))
-                    jobs.append(None)
-                    continue
-                self._report(_progress("Pulling fs layer", layer))
-                jobs.append(pool.submit(self._fetch, layer, diff_id))
-            parent = None
-            for job, diff_id, layer in zip(jobs, diff_ids, layers, strict=True):
-                if job is not None:
-                    self._place(parent, diff_id, job.result())
-                    self._report(_progress("Pull complete", layer))
-                parent = chain_id(parent, diff_id)
+            for one in wanted:
+                self._begin(one, jobs)
+            placed: set[tuple[Digest, Digest]] = set()
+            for one in wanted:
+                for chain, diff_id, layer, parent in one.layers():
+                    key = layer.digest, diff_id
+                    if key in jobs and not self._store.layers.present(chain):
+                        self._place(parent, diff_id, None if key in placed else jobs[key].result())
+                    if key in jobs and key not in placed:
+                        self._report(_progress("Pull complete", layer))
+                        placed.add(key)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for job in jobs:
-                if job is not None and not job.cancelled() and job.exception() is None:
+            self._ending.set()
+            for job in jobs.values():
+                job.cancel()
+            for job in jobs.values():
+                if not job.cancelled() and job.exception() is None:
                     unpacked = job.result()
                     if unpacked is not None:
                         self._store.layers.discard(unpacked)
+
+    def _begin(self, wanted: _Wanted, jobs: dict[tuple[Digest, Digest], Future[Unpacked | None]]) -> None:
+        """Fetch those layers of an image that aren't here."""
+        for chain, diff_id, layer, _ in wanted.layers():
+            if (layer.digest, diff_id) in jobs:
+                continue
+            if self._store.layers.present(chain):
+                self._report(_progress("Already exists", layer))
+                continue
+            self._report(_progress("Pulling fs layer", layer))
+            jobs[layer.digest, diff_id] = self._pool.submit(self._fetch, layer, diff_id)
 
     def _place(self, parent: Digest | None, diff_id: Digest, unpacked: Unpacked | None) -> None:
         layers = self._store.layers
@@ -298,8 +374,7 @@ class _One:
                 with blobs.open(layer.digest) as file:
                     return self._store.layers.unpack(iter(lambda: file.read(1 << 20), b""), expected=diff_id)
             with blobs.writer(layer.digest, size=layer.size, keep=True) as writer:
-                body = _body(self._transport, self._reference, layer, writer)
-                source = _written(body, writer, layer, self._report)
+                source = self._written(body(self._transport, self._reference, layer, writer), writer, layer)
                 unpacked = self._store.layers.unpack(source, expected=diff_id)
                 try:
                     for _ in source:
@@ -313,10 +388,24 @@ class _One:
             self._store.remember_blob(diff_id, layer)
             return unpacked
 
+    def _written(self, pieces: Iterator[bytes], writer: Writer, layer: Descriptor) -> Iterator[bytes]:
+        """``pieces``, after those of an earlier try; each written to the blob and reported."""
+        yield from writer.existing()
+        last = 0.0
+        for piece in pieces:
+            writer.write(piece)
+            now = time.monotonic()
+            if now - last > _REPORT_EVERY or writer.offset == layer.size:
+                last = now
+                self._report(_progress("Downloading", layer, writer.offset))
+            if self._ending.is_set():
+                raise _Stopped
+            yield piece
+
 
 def _check_distributable(layer: Descriptor) -> None:
     """Unsupported for a foreign layer, before anything is fetched."""
-    if layer.urls or "foreign" in layer.media_type or "nondistributable" in layer.media_type:
+    if "foreign" in layer.media_type or "nondistributable" in layer.media_type:
         raise errors.Unsupported(
             f"layer {layer.digest} is a foreign layer, which isn't pulled from elsewhere",
             hint="Such layers are Windows base images'; pull another platform (--platform linux/amd64).",
@@ -326,43 +415,3 @@ def _check_distributable(layer: Descriptor) -> None:
 def _progress(status: str, layer: Descriptor, current: int | None = None) -> dict[str, Any]:
     detail = {} if current is None else {"current": current, "total": layer.size}
     return {"status": status, "progressDetail": detail, "id": digests.encoded(layer.digest)[:12]}
-
-
-def _written(pieces: Iterator[bytes], writer: Writer, layer: Descriptor, report: Report) -> Iterator[bytes]:
-    """``pieces``, after those of an earlier try; each written to the blob and reported."""
-    yield from writer.existing()
-    last = 0.0
-    for piece in pieces:
-        writer.write(piece)
-        now = time.monotonic()
-        if now - last > _REPORT_EVERY or writer.offset == layer.size:
-            last = now
-            report(_progress("Downloading", layer, writer.offset))
-        yield piece
-
-
-def _body(transport: Transport, reference: Reference, blob: Descriptor, writer: Writer) -> Iterator[bytes]:
-    """The blob's bytes from where ``writer`` stands; a broken connection is taken up with a Range."""
-    path, failures = f"/v2/{reference.path}/blobs/{blob.digest}", 0
-    while writer.offset < blob.size:
-        headers = {"Range": f"bytes={writer.offset}-"} if writer.offset else {}
-        response = transport.request("GET", path, _scope(reference), headers=headers, stream=True)
-        try:
-            if response.status not in (200, 206):
-                raise failure(response, f"blob {blob.digest}", response.read(documents.LIMIT))
-            skip = writer.offset if response.status == 200 else 0
-            while piece := response.read1(_PIECE, decode_content=False):
-                if skip:  # a server that doesn't know ranges begins again
-                    piece, skip = piece[skip:], max(0, skip - len(piece))
-                if piece:
-                    failures = 0
-                    yield piece
-            if writer.offset < blob.size:
-                raise urllib3.exceptions.ProtocolError("connection ended early")
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            failures += 1
-            if failures >= transport.tries:
-                raise errors.SystemFailure(f"download of {blob.digest} failed: {error}") from error
-            time.sleep(0.2 * 2**failures)
-        finally:
-            response.close()

@@ -18,7 +18,7 @@ from sampan.images.manifest import Descriptor, Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
 from sampan.registry.transport import Transport, failure
-from sampan.registry.upload import Target, exists, mount, upload
+from sampan.registry.upload import DONE, Target, exists, mount, upload
 from sampan.storage import compress
 from sampan.storage.digest import Digest
 
@@ -212,10 +212,17 @@ class _Push:
                 self._say("Layer already exists", diff_id)
             return
         source = self._source(diff_id) if diff_id else ""
-        if source and mount(self._transport, self._target, blob.digest, source):
+        begun = mount(self._transport, self._target, blob.digest, source) if source else None
+        if begun == "":
             self._say(f"Mounted from {source}", diff_id or blob.digest)
             return
-        upload(self._transport, self._target, blob, lambda offset: self._pieces(blob, diff_id, offset))
+        upload(
+            self._transport,
+            self._target,
+            blob,
+            lambda offset: self._pieces(blob, diff_id, offset),
+            begun or "",
+        )
         if diff_id:
             self._say("Pushed", diff_id)
 
@@ -247,6 +254,6 @@ class _Push:
         response = self._transport.request(
             "PUT", f"{self._path}/manifests/{name}", self._scope, headers={"Content-Type": kind}, body=raw
         )
-        if response.status not in (200, 201):
+        if response.status not in DONE:
             raise failure(response, self._reference.familiar, pushing=True)
         return self._store.blobs.put(raw).digest

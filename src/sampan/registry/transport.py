@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -24,33 +24,36 @@ from sampan.images.manifest import LIMIT
 from sampan.registry import limits
 from sampan.registry.auth import Authorizer, Credentials
 from sampan.registry.faults import unreachable
-from sampan.registry.pools import Pools, Proxies, discard
-
-Body: TypeAlias = bytes | Callable[[], Iterator[bytes]] | None
-"""What a request carries: bytes, or what gives the pieces anew for each try."""
+from sampan.registry.hosts import LIFE, Hosts
+from sampan.registry.pools import Body, Pools, TooLong, discard
 
 HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
 _TRIES = 5
-_REDIRECTS = 5
-_BASE_LIFE = 60.0  # seconds
-_RETRY_LIMIT = 60.0  # seconds that a Retry-After may make us wait
+_PATIENCE = 60.0
+_WARNING = re.compile(r'299 - "((?:[^"\\]|\\.)*)"')
+_MOST_WARNINGS = 4096  # bytes of them together that a registry may send (distribution-spec, "Warnings")
 CERTIFICATES = (Path("/etc/docker/certs.d"), Path("/etc/sampan/certs.d"))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the engine is configured: hosts that may be insecure, where certificates lie, tries of a request."""
+    """How the engine is configured: hosts that may be insecure, where certificates lie, tries of a request, and
+    for how many seconds a busy registry may make us wait.
+    """
 
     insecure: tuple[str, ...] = ()
     certificates: tuple[Path, ...] = CERTIFICATES
     tries: int = _TRIES
-    bases: dict[str, tuple[str, float]] = field(default_factory=dict, compare=False)
-    """By host the address that it was last found at, and until when that is believed (time.monotonic())."""
+    patience: float = _PATIENCE
+    hosts: Hosts = field(default_factory=Hosts, compare=False)
 
 
 class Transport:
-    """One registry with one user's credentials; ``mirror`` is the URL of one that stands in for it."""
+    """One registry with one user's credentials; ``mirror`` is the URL of one that stands in for it.
+
+    ``warnings`` are what the registry wants its users to read, each once.
+    """
 
     def __init__(
         self,
@@ -62,36 +65,35 @@ class Transport:
     ) -> None:
         """SystemFailure when a certificate that is laid down for the host can't be used."""
         self.domain = domain
-        self.tries = (settings or Settings()).tries
         self._settings = settings or Settings()
+        self.tries = self._settings.tries
+        self.warnings: dict[str, None] = {}
         place = urlsplit(mirror)
         self._host = place.netloc or (_HUB_HOST if domain == HUB else domain)
         self._plain_only = place.scheme == "http"
         self._insecure = self._plain_only or _may_be_insecure(self._host, self._settings.insecure)
         self._pool = self._make_pools()
-        self._auth = Authorizer(self._pool, credentials or Credentials())
-        self._base, self._believed = "", False
+        self._credentials = credentials or Credentials()
+        self._base = "" if self._insecure else f"https://{self._host}"
+        self._believed = self._reached = False
         self._lock = threading.Lock()
+        self._authorizer: Authorizer | None = None
 
     def _make_pools(self) -> Pools:
+        places = self._settings.certificates
         try:
-            return Pools(
-                self._host,
-                verify=not self._insecure,
-                certificates=self._settings.certificates,
-                proxies=Proxies.of_environment(),
-            )
+            return self._settings.hosts.pools(self._host, verify=not self._insecure, certificates=places)
         except (OSError, ssl.SSLError) as error:
             raise errors.SystemFailure(
                 f"can't use the certificates for {self._host}: {error}",
-                hint=f"Look into {' and '.join(map(str, self._settings.certificates))}.",
+                hint=f"Look into {' and '.join(map(str, places))}.",
             ) from error
 
     def base(self) -> str:
         """``https://host``, or ``http://host`` where that is allowed and https isn't spoken."""
         with self._lock:
             if not self._base:
-                known, until = self._settings.bases.get(self._host, ("", 0.0))
+                known, until = self._settings.hosts.bases.get(self._host, ("", 0.0))
                 self._believed = time.monotonic() < until
                 self._base = known if self._believed else self._find_base()
             return self._base
@@ -101,24 +103,19 @@ class Transport:
         with self._lock:
             believed, self._believed = self._believed, False
             if believed:
-                self._settings.bases.pop(self._host, None)
-                self._base = ""
+                self._settings.hosts.bases.pop(self._host, None)
+                self._base, self._authorizer = "", None
             return believed
 
-    def guessed_base(self) -> str:
-        """:meth:`base` where it has to be found out, else https without asking first."""
-        return self.base() if self._insecure else f"https://{self._host}"
-
     def _find_base(self) -> str:
-        schemes = ("https", "http") if self._insecure else ("https",)
-        if self._plain_only:
-            schemes = ("http",)
+        schemes = ("http",) if self._plain_only else ("https", "http")
         problem: Exception | None = None
         for scheme in schemes:
             try:
                 base = f"{scheme}://{self._host}"
-                self._pool.request("GET", f"{base}/v2/").release_conn()
-                self._settings.bases[self._host] = base, time.monotonic() + _BASE_LIFE
+                self._pool.request("GET", f"{base}/v2/", redirect=False)
+                self._settings.hosts.bases[self._host] = base, time.monotonic() + LIFE
+                self._reached = True
                 return base
             except urllib3.exceptions.HTTPError as error:
                 problem = error
@@ -127,6 +124,17 @@ class Transport:
 
     def _unreachable(self, method: str, url: str, error: Exception | None) -> errors.SystemFailure:
         return unreachable(method, url, error, self._host, self._settings.certificates)
+
+    def place(self, location: str, asked: str) -> str:
+        """The URL of a ``Location`` in the answer to ``asked`` (SystemFailure: nothing may be sent there)."""
+        place = urljoin(urljoin(self.base(), asked), location)
+        scheme = urlsplit(place).scheme
+        if scheme not in ("https", urlsplit(self.base()).scheme):
+            raise errors.SystemFailure(
+                f"the registry {self.domain} wants uploads sent to {scheme}: refused",
+                hint="A proxy before it must tell it X-Forwarded-Proto, or the registry its own address.",
+            )
+        return place
 
     # -- requests ---------------------------------------------------------------------------------------
 
@@ -141,83 +149,81 @@ class Transport:
         stream: bool = False,
         again: bool = True,
     ) -> urllib3.BaseHTTPResponse:
-        """One request to ``path`` (or a URL of this registry); the response, whatever its status.
+        """One request to ``path`` (or a URL); the response, whatever its status.
 
         401 is answered with a token or password once; 429, 5xx and broken connections are tried again with
-        growing pauses. With ``again=False`` only the first is done, and urllib3's errors come through.
+        growing pauses, but for the first contact. With ``again=False`` only the first is done, and urllib3's errors
+        come through.
         """
-        if not again:
-            url = path if "://" in path else urljoin(self.base(), path)
-            return self._authorized(method, url, scope, headers or {}, body, stream)
         for attempt in range(self.tries):
             last = attempt == self.tries - 1
             url = path if "://" in path else urljoin(self.base(), path)
             try:
                 response = self._authorized(method, url, scope, headers or {}, body, stream)
             except urllib3.exceptions.HTTPError as error:
-                self._distrust_base()
-                if last:
+                if not again:
+                    raise
+                believed = self._distrust_base()
+                if not self._reached and not believed:
+                    raise self._unreachable("GET", f"{self.base()}/v2/", error) from error
+                if last or isinstance(error, TooLong):
                     raise self._unreachable(method, url, error) from error
                 time.sleep(0.2 * 2**attempt)
                 continue
+            self._reached = True
+            if not again:
+                return response
             if response.status == 400 and self._distrust_base():  # plain HTTP to what speaks TLS now
                 continue
-            if response.status not in (429, 500, 502, 503, 504) or last:
-                return response
-            pause = _pause(response, attempt)
-            if pause is None:
+            pause = limits.pause(response, attempt, self._settings.patience)
+            if pause is None or last:
                 return response
             discard(response)
             time.sleep(pause)
         raise AssertionError("unreachable")
 
+    def _auth(self) -> Authorizer:
+        base = self.base()
+        with self._lock:
+            if self._authorizer is None:
+                asked = self._settings.hosts.asked
+                self._authorizer = Authorizer(self._pool, self._credentials, base, asked)
+            return self._authorizer
+
     def _authorized(
         self, method: str, url: str, scope: str, headers: dict[str, str], body: Body, stream: bool
     ) -> urllib3.BaseHTTPResponse:
-        shown = self._auth.header(scope)
-        response, elsewhere = self._follow(method, url, {**headers, **shown}, body, stream)
-        if response.status != 401 or elsewhere:
-            return response  # what another host asks for is none of the registry's business
-        challenge = response.headers.get("WWW-Authenticate", "")
-        # several threads may ask at once: what one of them learned meanwhile serves the others, too
-        known = self._auth.header(scope) != shown or self._auth.learn(challenge, scope)
-        if not known and self._auth.header(scope) == shown:
-            return response
-        discard(response)
-        return self._follow(method, url, {**headers, **self._auth.header(scope)}, body, stream)[0]
-
-    def _follow(
-        self, method: str, url: str, headers: dict[str, str], body: Body, stream: bool
-    ) -> tuple[urllib3.BaseHTTPResponse, bool]:
-        """Send; follow redirects of reads. Another host gets no credentials, https never becomes http.
-
-        The response, and whether it is another host's.
-        """
-        first = urlsplit(url).netloc
-        for _ in range(_REDIRECTS):
-            response = self._pool.request(
-                method,
-                url,
-                headers=headers,
-                body=body() if callable(body) else body,
-                preload_content=not stream,
-                redirect=False,
-            )
-            target = response.headers.get("Location")
-            if (
-                method not in ("GET", "HEAD")
-                or response.status not in (301, 302, 303, 307, 308)
-                or not target
+        """Credentials are for the registry itself: not for where its ``Location`` fields lead, nor redirects."""
+        if not self._is_ours(url):
+            return self._pool.follow(method, url, headers=headers, body=body, stream=stream)[0]
+        auth = self._auth()
+        shown = auth.header(scope)
+        for _ in range(2):
+            fields = {**headers, **shown}
+            response, last = self._pool.follow(method, url, headers=fields, body=body, stream=stream)
+            if not self._is_ours(last):
+                return response  # what another host asks for is none of the registry's business
+            self._note_warnings(response)
+            if response.status != 401 or not auth.learn(
+                response.headers.get("WWW-Authenticate", ""), scope, shown
             ):
-                return response, urlsplit(url).netloc != first
+                return response
             discard(response)
-            before, url = urlsplit(url), urljoin(url, target)
-            after = urlsplit(url)
-            if after.scheme not in ("https", before.scheme):
-                raise errors.SystemFailure(f"the registry {self.domain} redirects to {after.scheme}: refused")
-            if after.netloc != before.netloc:
-                headers = {key: value for key, value in headers.items() if key != "Authorization"}
-        raise errors.SystemFailure(f"the registry {self.domain} redirects in a loop")
+            shown = auth.header(scope)
+        return self._pool.follow(method, url, headers={**headers, **shown}, body=body, stream=stream)[0]
+
+    def _is_ours(self, url: str) -> bool:
+        parts, mine = urlsplit(url), urlsplit(self.base())
+        return parts.netloc == mine.netloc and parts.scheme in ("https", mine.scheme)
+
+    def is_elsewhere(self, response: urllib3.BaseHTTPResponse) -> bool:
+        """Whether another host gave this answer, to which the registry had sent us on."""
+        return not self._is_ours(response.url or self.base())
+
+    def _note_warnings(self, response: urllib3.BaseHTTPResponse) -> None:
+        for text in _WARNING.findall(response.headers.get("Warning", "")[:_MOST_WARNINGS]):
+            if sum(map(len, self.warnings)) + len(text) <= _MOST_WARNINGS:
+                self.warnings[re.sub(r"\\(.)|[\x00-\x1f\x7f]", r"\1", text)] = None
 
     # -- logging in -------------------------------------------------------------------------------------
 
@@ -227,12 +233,13 @@ class Transport:
         SystemFailure in dockerd's words when they aren't taken or the registry can't be asked.
         """
         url = f"{self.base()}/v2/"
+        auth = self._auth()
         try:
-            response = self._pool.request("GET", url, redirect=False)
+            response = self._pool.follow("GET", url)[0]
             challenge = response.headers.get("WWW-Authenticate", "")
-            if response.status == 401 and self._auth.learn(challenge, ""):
-                token = self._auth.identity_token(challenge)
-                response = self._pool.request("GET", url, headers=self._auth.header(""), redirect=False)
+            if response.status == 401 and auth.learn(challenge, "", {}):
+                token = auth.identity_token(challenge)
+                response = self._pool.follow("GET", url, headers=auth.header(""))[0]
                 if response.status == 200:
                     return token
         except urllib3.exceptions.HTTPError as error:
@@ -286,22 +293,22 @@ def _denied(response: urllib3.BaseHTTPResponse, what: str, text: str, *, pushing
     )
 
 
-def _pause(response: urllib3.BaseHTTPResponse, attempt: int) -> float | None:
-    """Seconds to wait before the next try; None when the registry wants more than is sensible."""
-    wait = limits.retry_after(response.headers)
-    if wait is None:
-        return None if response.status == 429 else 0.2 * 2**attempt
-    return wait if wait <= _RETRY_LIMIT else None
-
-
 def _may_be_insecure(host: str, listed: tuple[str, ...]) -> bool:
-    """Loopback always may; others when the configuration lists host, host:port or network."""
+    """Loopback always may; others when the configuration lists host, host:port, or a network that it lies in."""
     name = urlsplit("//" + host).hostname or host
     if name == "localhost" or host in listed or name in listed:
         return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
     networks = [ipaddress.ip_network(entry, strict=False) for entry in listed if "/" in entry]
-    return address.is_loopback or any(address in network for network in networks)
+    try:
+        addresses = [ipaddress.ip_address(name)]
+    except ValueError:
+        addresses = _addresses(name) if networks else []
+    return any(address.is_loopback or any(address in one for one in networks) for address in addresses)
+
+
+def _addresses(name: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]

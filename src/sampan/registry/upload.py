@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -19,6 +19,9 @@ from sampan.images.manifest import Descriptor
 from sampan.registry.transport import Transport, failure
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+DONE = (200, 201, 202, 204)
+"""What registries say where the specification wants 201 or 202; so does Docker's client take it."""
+
 _BROKEN = (429, 500, 502, 503, 504)
 
 
@@ -40,29 +43,47 @@ class _Session:
 
 
 def exists(transport: Transport, target: Target, digest: str) -> bool:
-    """Whether the repository has a blob. NotFound (as Docker words denied access)."""
-    response = transport.request("HEAD", f"/v2/{target.path}/blobs/{digest}", target.scope)
-    if response.status in (401, 403):
+    """Whether the repository has a blob. NotFound (as Docker words denied access).
+
+    What a redirect of the question leads to may refuse it (addresses signed for GET alone): the blob is sent then.
+    """
+    path = f"/v2/{target.path}/blobs/{digest}"
+    response = transport.request("HEAD", path, target.scope)
+    if response.status in (401, 403) and not transport.is_elsewhere(response):
         raise failure(response, target.name, pushing=True)
     return response.status == 200
 
 
-def mount(transport: Transport, target: Target, digest: str, source: str) -> bool:
-    """Have the registry take a blob over from another of its repositories; False when it doesn't."""
+def mount(transport: Transport, target: Target, digest: str, source: str) -> str | None:
+    """Have the registry take a blob over from another of its repositories: "" when it did, else the place of the
+    upload that it began instead, None when it did neither.
+    """
     query = urlencode({"mount": digest, "from": source})
     scope = f"{target.scope} repository:{source}:pull"
-    response = transport.request("POST", f"/v2/{target.path}/blobs/uploads/?{query}", scope)
-    if response.status == 202:  # an upload was begun instead: end it
-        place = urljoin(transport.base(), response.headers.get("Location", ""))
-        transport.request("DELETE", place, target.scope)
-    return response.status == 201
+    path = f"/v2/{target.path}/blobs/uploads/?{query}"
+    response = transport.request("POST", path, scope)
+    if response.status == 202 and "Location" in response.headers:
+        return transport.place(response.headers["Location"], path)
+    return "" if response.status == 201 else None
+
+
+def cancel(transport: Transport, target: Target, place: str) -> None:
+    """End an upload; whether the registry takes that or not."""
+    transport.request("DELETE", place, target.scope)
 
 
 def upload(
-    transport: Transport, target: Target, blob: Descriptor, read: Callable[[int], Iterator[bytes]]
+    transport: Transport,
+    target: Target,
+    blob: Descriptor,
+    read: Callable[[int], Iterator[bytes]],
+    place: str = "",
 ) -> None:
-    """Upload a blob whose bytes from an offset on ``read`` gives. NotFound, SystemFailure."""
-    session = _begin(transport, target)
+    """Upload a blob whose bytes from an offset on ``read`` gives, to ``place`` if that was given already.
+
+    NotFound, SystemFailure.
+    """
+    session = _Session(place) if place else _begin(transport, target)
     for attempt in range(transport.tries):
         problem = _try(transport, target, blob, read, session)
         if problem is None:
@@ -75,10 +96,11 @@ def upload(
 
 
 def _begin(transport: Transport, target: Target) -> _Session:
-    response = transport.request("POST", f"/v2/{target.path}/blobs/uploads/", target.scope)
-    if response.status != 202 or "Location" not in response.headers:
+    path = f"/v2/{target.path}/blobs/uploads/"
+    response = transport.request("POST", path, target.scope)
+    if response.status not in DONE or "Location" not in response.headers:
         raise failure(response, target.name, pushing=True)
-    return _Session(urljoin(transport.base(), response.headers["Location"]))
+    return _Session(transport.place(response.headers["Location"], path))
 
 
 def _try(
@@ -93,8 +115,8 @@ def _try(
     try:
         if session.offset:
             response = _send(transport, target, "PATCH", session.place, blob, read, session.offset)
-            if response.status == 202:
-                place = urljoin(session.place, response.headers.get("Location", session.place))
+            if response.status in DONE:
+                place = transport.place(response.headers.get("Location", session.place), session.place)
                 response = transport.request(
                     "PUT", _closing(place, blob), target.scope, body=b"", again=False
                 )
@@ -103,7 +125,7 @@ def _try(
             response = _send(transport, target, "PUT", place, blob, read, 0)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         return errors.SystemFailure(f"{what} failed: {error}")
-    if response.status == 201:
+    if response.status in DONE:
         return None
     if response.status in (*_BROKEN, 404, 416):
         return failure(response, what, pushing=True)
@@ -137,5 +159,5 @@ def _take_up(transport: Transport, target: Target, session: _Session) -> _Sessio
     found = _RANGE.fullmatch(response.headers.get("Range", ""))
     if response.status != 204 or found is None or found.group(1) == "0":
         return _begin(transport, target)
-    place = urljoin(session.place, response.headers.get("Location", session.place))
+    place = transport.place(response.headers.get("Location", session.place), session.place)
     return _Session(place, int(found.group(1)) + 1)

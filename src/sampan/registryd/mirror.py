@@ -21,7 +21,7 @@ from sampan.images import manifest as documents
 from sampan.images.manifest import Descriptor
 from sampan.images.reference import Reference
 from sampan.registry import catalog
-from sampan.registry.pull import resolve
+from sampan.registry.fetch import resolve
 from sampan.registry.transport import Transport, failure
 from sampan.registryd import names
 from sampan.registryd.content import Blob, Document, Page, Referrers

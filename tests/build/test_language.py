@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampan.build.changes import apply_change
+from sampan.build.changes import apply_changes
 from sampan.build.glob import Glob
 from sampan.build.grammar import read_dockerfile
 from sampan.build.ignore import Ignore
@@ -92,10 +92,20 @@ def test_modes(mode: str, before: int, directory: bool, after: int) -> None:
 
 
 def test_changes() -> None:
-    config = apply_change({}, 'CMD ["a", "b"]')
-    assert apply_change(config, "WORKDIR x") == {"Cmd": ["a", "b"], "WorkingDir": "/x"}
-    with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
-        apply_change({}, "RUN true")
+    config = apply_changes({}, ['CMD ["a", "b"]', "# a remark"])
+    assert apply_changes(config, ["WORKDIR x"]) == {"Cmd": ["a", "b"], "WorkingDir": "/x"}
+    assert apply_changes({}, ["ENV a=b \\", "", "c=d"]) == {"Env": ["a=b", "c=d"]}
+    assert apply_changes(config, []) == config
+    for changes, message in (
+        (["RUN true"], "RUN is not a valid change command"),
+        (["ENV a=b", "USER", "run x"], "run is not a valid change command"),
+        (["USER"], "USER requires exactly one argument"),
+        ([""], "file with no instructions"),
+        (["# a remark", " "], "file with no instructions"),
+    ):
+        with pytest.raises(InvalidParameter) as refused:
+            apply_changes({}, changes)
+        assert refused.value.message == message
 
 
 LINES = st.lists(

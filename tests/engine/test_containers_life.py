@@ -145,6 +145,22 @@ def test_restart_policy_counts_to_its_limit(roots: Roots) -> None:
     run_async(work)
 
 
+def test_a_stop_signal_that_linux_lacks_kills(roots: Roots) -> None:
+    """As with dockerd: any number is accepted; asked for with the stop it is refused, and nothing happens."""
+
+    async def work() -> None:
+        async with engine(roots) as made:
+            one = await make(made, "sleep", "60", stop_signal="+99", stop_timeout=30)
+            await lifecycle.start(made.containers, one)
+            with pytest.raises(errors.SystemFailure, match="does not support signal 77"):
+                await lifecycle.stop(made.containers, one, signal="77")
+            assert made.containers.get(one).running
+            await lifecycle.stop(made.containers, one)
+            assert made.containers.get(one).state.exit_code == 137
+
+    run_async(work)
+
+
 def test_restarts_at_once(roots: Roots) -> None:
     """Those that find it stopped share a start; one that comes while it is started does it again; --rm stays."""
 

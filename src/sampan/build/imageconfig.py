@@ -170,8 +170,8 @@ def check_signal(text: str) -> None:
     name = text.upper().removeprefix("SIG")
     realtime = re.fullmatch(r"RTM(?:IN(?:\+(?:1[0-5]|\d))?|AX(?:-(?:1[0-4]|\d))?)", name)
     known = f"SIG{name}" in signal.Signals.__members__
-    if text.isdigit():
-        known = 0 < int(text[:6]) <= 64
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):  # any number but 0, as dockerd has it
+        known = int(text) != 0
     if not known and not realtime:
         raise InvalidParameter(f"invalid signal: {text}")
 

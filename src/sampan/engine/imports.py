@@ -75,8 +75,6 @@ def _reported(read: Callable[[int], bytes], size: int, report: threads.Report) -
 def _apply(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     if not changes:
         return config
-    from sampan.build.changes import apply_change
+    from sampan.build.changes import apply_changes
 
-    for change in changes:
-        config = apply_change(config, change)
-    return config
+    return apply_changes(config, changes)

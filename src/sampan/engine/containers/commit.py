@@ -86,10 +86,10 @@ def image_config(container: Container, options: CommitOptions) -> dict[str, Any]
         sent = gojson.encode(options.config)
         config |= {key: value for key, value in sent.items() if value and key not in _OWN}
         config["Env"] = merge_env(options.config.env, container.config.env)
-    for change in options.changes:
-        for line in change.splitlines():
-            if line.strip():
-                config = _apply(config, line)
+    if options.changes:
+        from sampan.build.changes import apply_changes  # the parser of Dockerfiles: seldom needed
+
+        config = apply_changes(config, options.changes)
     config.pop("Image", None)
     return config
 
@@ -159,9 +159,3 @@ def _announce(
         imageID=image.id,
         imageRef=target.familiar if target else "",
     )
-
-
-def _apply(config: dict[str, Any], change: str) -> dict[str, Any]:
-    from sampan.build.changes import apply_change  # the parser of Dockerfiles: seldom needed
-
-    return apply_change(config, change)

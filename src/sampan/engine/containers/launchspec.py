@@ -205,8 +205,9 @@ def rlimits(containers: Containers, host: HostConfig) -> list[list[int]]:
 def _machine_stop(config: ContainerConfig) -> Plan:
     """How the monitor stops the container when the machine goes down; what isn't said is the monitor's default."""
     found: Plan = {}
-    if config.stop_signal:
-        found["stop_signal"] = signals.parse(config.stop_signal)
+    number = signals.parse(config.stop_signal or "TERM")
+    if config.stop_signal and signals.supported(number):
+        found["stop_signal"] = number
     if config.stop_timeout is not None:
         found["stop_timeout"] = config.stop_timeout
     return found

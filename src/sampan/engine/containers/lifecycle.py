@@ -318,14 +318,21 @@ async def stop_running(
     signal: str = "",
     by_user: bool = True,
 ) -> None:
-    """Stop what runs and return when its end is recorded; ``by_user`` keeps the restart policy out."""
+    """Stop what runs and return when its end is recorded; ``by_user`` keeps the restart policy out.
+
+    A container whose own stop signal is none of Linux's (``--stop-signal 99``) is killed, as by dockerd.
+    """
     number = stop_signal(container, signal)
-    signals.check_supported(number)
+    if signal:
+        signals.check_supported(number)
     grace = stop_timeout(container, timeout)
     if by_user:
         container.state.stopped_by_user = True
         containers.registry.save(container)
     over, live.stopping = live.run_over, True
+    if not signals.supported(number):
+        await kill_and_wait(containers, container, live)
+        return
     send(containers, container, live, number)
     if container.state.status == "paused" and live.cgroup is not None:
         # A frozen process takes its signal only when thawed; Docker thaws it, too.

@@ -18,7 +18,7 @@ _NAMES: dict[str, int] = {
 
 def parse(text: str) -> int:
     """The number of a signal given by name or number; InvalidParameter "invalid signal: x"."""
-    if re.fullmatch(r"-?\d{1,9}", text):
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         number = int(text)
         if number == 0:
             raise errors.InvalidParameter(f"invalid signal: {text}")
@@ -36,7 +36,12 @@ def parse(text: str) -> int:
     )
 
 
+def supported(number: int) -> bool:
+    """Whether Linux has a signal of that number which programs may send."""
+    return 1 <= number <= RTMAX and number not in (32, 33)
+
+
 def check_supported(number: int) -> None:
     """InvalidParameter in Docker's words for a number that Linux has no signal for."""
-    if not 1 <= number <= RTMAX or number in (32, 33):
+    if not supported(number):
         raise errors.InvalidParameter(f"the linux daemon does not support signal {number}")

@@ -473,6 +473,35 @@ async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) 
 
 
 @in_lab()
+async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> None:
+    def links() -> list[str]:
+        with Netlink() as route:
+            return [link.name for link in rt.list_links(route)]
+
+    for ends in (False, True):
+        container, box = await lab.run()
+        stays = subprocess.Popen(box.command("sleep", "30"))
+        try:
+            await lab.stop(container)
+            assert len(links()) == 3
+            if ends:
+                await lab.networks.close()
+                assert links() == ["lo"]
+                lab.db.close()
+            else:
+                lab.networks.sandboxes._leaving.clear()  # what it would have done in two seconds
+                lab.crash()
+            lab.begin()
+            await lab.open()
+            await lab.networks.restore({})
+            await asyncio.sleep(0 if ends else 2.5)
+            assert links() == ["lo", "smpf0"]
+        finally:
+            stays.kill()
+            stays.wait()
+
+
+@in_lab()
 async def test_a_shared_namespace_goes_with_no_network_options(lab: Lab) -> None:
     srv, _box = await lab.run(name="srv")
     mode = "container:srv"

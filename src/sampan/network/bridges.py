@@ -83,6 +83,13 @@ def ours(route: Netlink, table: str) -> list[str]:
     return [link.name for link in rt.list_links(route) if link.alias == mark(table)]
 
 
+def ports(route: Netlink, table: str) -> list[str]:
+    """The names of the links that hang on bridges with our mark."""
+    links = rt.list_links(route)
+    marked = {link.index for link in links if link.alias == mark(table)}
+    return [link.name for link in links if link.master in marked]
+
+
 def host_networks(route: Netlink, *, without: Iterable[str] = ()) -> list[rt.Network]:
     """The subnets that the host's routes and addresses use, default routes and given links left out."""
     links = {link.index: link.name for link in rt.list_links(route)}

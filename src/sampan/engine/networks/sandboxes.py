@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from sampan.engine.networks.types import Prepared, SandboxRequest
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import in_thread, open_netns
-from sampan.network import sandbox
+from sampan.network import bridges, sandbox
 from sampan.network.options import BridgeOptions, LanOptions
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _SWEEP_AFTER = 2.0
+_OUTER = re.compile("veth[0-9a-f]{7}")
 _CONTEXT = "failed to set up container networking: "
 
 
@@ -271,8 +273,21 @@ class Sandboxes:
         if item.pid:
             for endpoint in item.endpoints:
                 self._networks.publish_endpoint("disconnect", endpoint, container)
+        self._begin_sweep()
+
+    def _begin_sweep(self) -> None:
         if self._leaving and (self._sweeper is None or self._sweeper.done()):
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    def _sweep_strays(self) -> None:
+        """Links of containers that ended just before the engine was killed, if they are still there later."""
+        known = {endpoint.outer for item in self for endpoint in item.endpoints}
+        due = asyncio.get_running_loop().time() + _SWEEP_AFTER
+        with contextlib.suppress(OSError):
+            for name in bridges.ports(self._networks.ground.route, self._networks.ground.table):
+                if name not in known and _OUTER.fullmatch(name):
+                    self._leaving[name] = due
+        self._begin_sweep()
 
     async def _sweep(self) -> None:
         """Delete outer ends of veths that didn't go by themselves: somebody still uses their namespace."""
@@ -284,9 +299,12 @@ class Sandboxes:
             await _end_link(name)
 
     def close(self) -> None:
-        """Stop looking after links that leave: what is left of them is found at the next start."""
+        """End links that leave at once: nobody looks after them any more."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        with contextlib.suppress(OSError):
+            for name in self._leaving:
+                _delete_link(self._networks.ground.route, name)
 
     async def restore(self, running: Mapping[str, int]) -> None:
         """After a restart of the engine: go on with the containers that run, release the others."""
@@ -303,6 +321,7 @@ class Sandboxes:
                 self._networks.publishing.open(item)
                 self._networks.guard.control(item)
                 await self._networks.links.attached(item)
+        self._sweep_strays()
         own = [item for item in self._live.values() if places.is_private(item.mode)]
         await self._networks.switchboard.restore(
             [item.container for item in own], [endpoint.id for item in own for endpoint in item.endpoints]
@@ -386,8 +405,12 @@ async def _end_link(name: str) -> None:
 
     def work() -> None:
         with contextlib.suppress(OSError), Netlink() as route:
-            found = rt.find_link(route, name)
-            if found is not None:
-                route.send(rt.delete_link(found.index))
+            _delete_link(route, name)
 
     await in_thread(work)
+
+
+def _delete_link(route: Netlink, name: str) -> None:
+    found = rt.find_link(route, name)
+    if found is not None:
+        route.send(rt.delete_link(found.index))

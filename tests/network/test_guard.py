@@ -15,6 +15,7 @@ from sampan.engine.networks import CreateNetwork
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.network.foreign import judge
+from sampan.network.legacy import fingerprint
 from sampan.runtime.config import EndpointSettings
 from tests.network.lab import ECHO, Box, Lab, aask, lookup, ping
 from tests.network.test_sandboxes import in_lab
@@ -154,6 +155,34 @@ async def test_legacy_input_rules_decide_on_published_ports(lab: Lab) -> None:
     assert await soon(lambda: firewall.short_cut)
     legacy("-A", "INPUT", "-j", "DROP", program="ip6tables-legacy")
     assert await soon(lambda: not firewall.short_cut)
+
+
+@legacy_only
+@in_lab()
+async def test_legacy_rules_changed_under_another_lock(lab: Lab) -> None:
+    outside = lab.neighbour()
+    _web, server = await lab.run(ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    firewall = lab.networks.ground.firewall
+    legacy("-A", "INPUT", "-p", "tcp", "--dport", "9999", "-j", "ACCEPT")
+    await asyncio.sleep(0.1)
+    before = fingerprint()
+    assert any(before)
+    await aask(outside, "tcp", "10.201.7.1", 9999)
+    assert "tcp dpt:9999" in legacy("-nvxL", "INPUT") and " 1 " in legacy("-nvxL", "INPUT"), "it has counted"
+    assert fingerprint() == before, "what rules have counted is no change"
+    own_lock = {
+        **os.environ,
+        "XTABLES_LOCKFILE": str(lab.dir / "lock"),
+    }  # as in a container with its own /run
+    subprocess.run(["iptables-legacy", "-P", "INPUT", "DROP"], env=own_lock, check=True)
+    assert fingerprint() != before
+    for _ in range(2):
+        await soon(lambda: not firewall.short_cut)
+    assert not firewall.short_cut, "seen within seconds"
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080, seconds=0.5)).startswith("ERROR")
+    legacy("-P", "INPUT", "ACCEPT")
+    assert await soon(lambda: firewall.short_cut)
 
 
 @legacy_only

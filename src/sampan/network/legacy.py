@@ -6,6 +6,7 @@ them (see ``foreign``) is added by the host's own iptables-legacy.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import subprocess
@@ -41,6 +42,13 @@ def objects() -> list[dict[str, Any]]:
                 shown = {**place, "chain": chain.name, "handle": number, "expr": _expression(rule)}
                 found.append({"rule": shown})
     return found
+
+
+def fingerprint() -> tuple[int, ...]:
+    """Numbers that tell whether the filter tables have changed; zeros where there are none."""
+    with contextlib.suppress(OSError):
+        return tuple(xtables.fingerprint(family) for family in _COMMANDS)
+    return ()
 
 
 def _expression(rule: xtables.Rule) -> list[dict[str, Any]]:

@@ -134,3 +134,17 @@ def _attestation(made: Multi, name: str) -> dict[str, Any]:
         "vnd.docker.reference.digest": made.digest_for(f"linux/{name}"),
     }
     return descriptor(MANIFEST, raw, platform={"architecture": "unknown", "os": "unknown"}, annotations=notes)
+
+
+def nested(*architectures: str) -> tuple[Multi, Multi]:
+    """An index that holds one with these platforms, and one that holds that twice; and the inner one."""
+    inner = multi(*architectures)
+    middle = inner.put(inner.raw)
+    entry = descriptor(INDEX, middle)
+    second = inner.put(
+        json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}, indent=2).encode()
+    )
+    outer = Multi(manifests=inner.manifests, blobs=inner.blobs)
+    entries = [entry, descriptor(INDEX, second, platform={"architecture": "", "os": ""})]
+    outer.raw = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, indent=1).encode()
+    return outer, inner

@@ -37,6 +37,9 @@ def test_flags_and_file(tmp_path: Path) -> None:
         ("{}", ["--registry-mirror", "https://mirror/path"], "invalid mirror: path, query"),
         ("{}", ["--registry-mirror", "https://u:p@mirror"], "invalid mirror: username/password"),
         ("{}", ["--log-level", "x"], 'invalid logging level: "x"'),
+        ('{"proxies": {"ftp-proxy": "x"}}', [], "don't match any configuration option: ftp-proxy"),
+        ('{"proxies": "x"}', [], '"proxies" should be an object of strings'),
+        ('{"proxies": {"no-proxy": "a"}}', ["--no-proxy=b"], "no-proxy: \\(from flag: b, from file: a"),
     ],
 )
 def test_refusals(tmp_path: Path, content: str, flags: list[str], message: str) -> None:

@@ -6,6 +6,7 @@ import http.client
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 Hook = Callable[["Exchange"], bool]
 _HOP = ("host", "connection", "transfer-encoding")
@@ -74,7 +75,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class Front(ThreadingHTTPServer):
-    """The server, on a free port of loopback; ``requests`` is what came."""
+    """The server, on a free port of loopback; ``requests`` is what came, ``connections`` over how many."""
 
     daemon_threads = True
     block_on_close = False
@@ -84,9 +85,14 @@ class Front(ThreadingHTTPServer):
         self.upstream = upstream
         self.hooks = list(hooks)
         self.lock = threading.Lock()
+        self.connections = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.address = f"127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up are what some tests are about."""

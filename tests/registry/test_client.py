@@ -17,9 +17,9 @@ import pytest
 from sampan import errors
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
+from sampan.proxies import Proxies
 from sampan.registry import catalog
 from sampan.registry.auth import Credentials
-from sampan.registry.pools import Proxies
 from sampan.registry.pull import Puller
 from sampan.registry.push import push
 from sampan.registry.transport import Settings, Transport

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,10 @@ from sampan.storage.db import Database
 from sampan.storage.gates import Gates
 from sampan.storage.gc import Leases
 from tests.conftest import BIN, Daemon, current_cli
-from tests.indexes import INDEX, MANIFEST, Multi, multi
+from tests.indexes import INDEX, MANIFEST, Multi, multi, nested
+from tests.registry.front import Exchange
+from tests.registry.test_client import NewFront
+from tests.registry.test_client import front as front
 
 NewStore = Callable[[str], ImageStore]
 ALL = ("amd64", "arm64", "s390x")
@@ -253,3 +257,69 @@ def test_the_index_says_what_an_image_is_for(new_store: NewStore, registry: str)
         assert store.get("team/x:1", wanted).id == made.image(f"linux/{really}")
     with pytest.raises(errors.NotFound, match="does not provide"):
         store.get("team/x:1", parse_platform("linux/amd64"))
+
+
+def test_an_index_within_an_index(new_store: NewStore, registry: str) -> None:
+    """Pushed, pulled for a platform and whole, saved and loaded: each document stays as it was."""
+    (made, inner), pusher = nested("amd64", "arm64"), new_store("pusher")
+    name = Reference.parse(f"{registry}/team/x:1")
+    loaded(pusher, made, name.canonical)
+    assert pusher.indexes.whole(made.digest)
+    assert push(pusher, Transport(name.domain), name, quiet).digest == made.digest
+    for digest in (made.digest, inner.digest):
+        assert get(registry, "team/x", digest)[0] == 200
+    store, transport = new_store("two"), Transport(name.domain)
+    puller = Puller(store, Gates())
+    one = puller.pull(transport, name, quiet, parse_platform("linux/arm64"))
+    assert one.image.id == made.image("linux/arm64") and not store.indexes.whole(made.digest)
+    with pytest.raises(errors.NotFound, match="no matching manifest for linux/s390x"):
+        puller.pull(transport, name, quiet, parse_platform("linux/s390x"))
+    assert puller.pull(transport, name, quiet, everything=True).newer
+    assert store.indexes.whole(made.digest) and store.get(name.familiar).id == made.image("linux/amd64")
+    assert not puller.pull(transport, name, quiet, everything=True).newer
+    collect(store)
+    again = ImageStore(Database(store.db.path), store.blobs, store.layers)
+    assert again.indexes.whole(made.digest)
+    third = new_store("three")
+    archive.load(third, io.BytesIO(b"".join(archive.save(again, [name.familiar]))).read, quiet)
+    assert third.indexes.whole(made.digest)
+    other = Reference.parse(f"{registry}/other/y:2")
+    third.tag(other, third.get(name.familiar).id, index=made.digest)
+    assert push(third, transport, other, quiet).digest == made.digest
+
+
+def test_everything_of_an_index_comes_in_parallel_and_once(
+    new_store: NewStore, front: NewFront, registry: str
+) -> None:
+    made, _ = in_registry(new_store, registry, "amd64", "arm64", "s390x", "ppc64le")
+    barrier = threading.Barrier(3, timeout=20)
+    met = []
+
+    def wait_for_others(exchange: Exchange) -> bool:
+        if exchange.command == "GET" and "/blobs/" in exchange.path and len(met) < 3:
+            met.append(exchange.path)
+            barrier.wait()
+        return False
+
+    server, store = front(wait_for_others), new_store("two")
+    there = Reference.parse(f"{server.address}/team/x:1")
+    Puller(store, Gates()).pull(Transport(there.domain), there, quiet, everything=True)
+    assert store.indexes.whole(made.digest)
+    asked = [path for method, path, _ in server.requests if method == "GET" and path != "/v2/"]
+    assert len(asked) == len(set(asked)), "something came twice"
+
+
+def test_a_lie_about_the_size_of_a_manifest(new_store: NewStore, front: NewFront, registry: str) -> None:
+    made, _ = in_registry(new_store, registry, "amd64")
+    lie = json.loads(made.raw)
+    lie["manifests"][0]["size"] += 1
+    raw = json.dumps(lie).encode()
+    server = front(
+        lambda exchange: (
+            exchange.path.endswith("/manifests/1") and exchange.answer(200, raw, Content_Type=INDEX)
+        )
+    )
+    store, there = new_store("two"), Reference.parse(f"{server.address}/team/x:1")
+    with pytest.raises(errors.SystemFailure, match="bytes, the manifest list says"):
+        Puller(store, Gates()).pull(Transport(there.domain), there, quiet)
+    assert store.list() == []

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 import urllib3
@@ -150,6 +151,18 @@ def test_everybody_reads_and_users_write(tmp_path: Path, serve: Callable[..., Se
     mine = json.loads(token(basic("alice", "wonderland")).data)["token"]
     anyone = json.loads(token({}).data)["token"]
     assert token(basic("alice", "wrong")).status == 401
+
+    def by_form(password: str, grant: str = "password") -> urllib3.BaseHTTPResponse:
+        """As containerd asks first."""
+        served.auth = {}
+        form = urlencode({"grant_type": grant, "service": "x", "username": "alice", "password": password})
+        kind = "application/x-www-form-urlencoded"
+        return served.ask("POST", "/v2/_sampan/token", form, Content_Type=kind)
+
+    assert by_form("wrong").status == 401 and by_form("wonderland", "refresh_token").status == 400
+    served.auth = {"Authorization": f"Bearer {json.loads(by_form('wonderland').data)['access_token']}"}
+    served.image("by-form", "x")
+    assert served.ask("DELETE", "/v2/_sampan/token").status == 405
 
     served.auth = {"Authorization": f"Bearer {mine}"}
     assert served.ask("GET", "/v2/").status == 200

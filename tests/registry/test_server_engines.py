@@ -256,6 +256,11 @@ def test_lists_of_a_mirror_are_upstreams(serve: Callable[..., Served]) -> None:
     assert json.loads(page.data)["tags"] == ["1", "10"] and "last=10" in page.headers["Link"]
     found = mirror.json(f"/v2/app/referrers/{digest}?artifactType=x/signature")["manifests"]
     assert [entry["digest"] for entry in found] == [signature]
+    # The next page is of the list that the first was of; a first page is asked for anew.
+    upstream.image("app", "11")
+    assert mirror.json("/v2/app/tags/list?n=2&last=10")["tags"] == ["2"]
+    assert mirror.json("/v2/app/tags/list?n=2&last=")["tags"] == ["1", "10"]
+    assert mirror.json("/v2/app/tags/list?last=10")["tags"] == ["11", "2"]
     assert mirror.ask("GET", "/v2/never/tags/list").status == 404
     mirror.ask("GET", "/v2/app/manifests/2")
     mirror.ask("GET", f"/v2/app/manifests/{signature}")

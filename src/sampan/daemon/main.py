@@ -48,11 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     memory.use_one_arena()
     memory.keep(16 << 20)  # what is free goes back in quiet moments, see daemon.quiet
     logs.set_up(settings.log_level, settings.log_format)
+    _set_proxies(settings)
     try:
         return _run(Daemon(settings, words).run())
     except errors.SampanError as error:
         sys.stderr.write(f"sampand: {error}\n")
         return 1
+
+
+def _set_proxies(settings: settings_module.Settings) -> None:
+    """The configuration's proxies win over the environment's, as in dockerd; who asks reads the environment."""
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        value = getattr(settings, name)
+        if not value:
+            continue
+        for variable in (name.upper(), name):
+            if os.environ.get(variable, value) != value:
+                log.warning("%s of the environment gives way to the configuration's", variable)
+            os.environ[variable] = value
 
 
 def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:

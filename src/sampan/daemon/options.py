@@ -98,8 +98,12 @@ OPTIONS = (
         "overlay2.size=SIZE: what a container may write unless told otherwise",
         key="storage-opts",
     ),
+    Option("cdi-spec-dir", LIST, "Directory of CDI specifications of devices", key="cdi-spec-dirs"),
     Option("insecure-registry", LIST, "Registry without verified TLS", key="insecure-registries"),
     Option("registry-mirror", LIST, "Mirror of Docker Hub", key="registry-mirrors"),
+    Option("http-proxy", STRING, "Proxy for http registries (default $HTTP_PROXY)", key="-"),
+    Option("https-proxy", STRING, "Proxy for https registries (default $HTTPS_PROXY)", key="-"),
+    Option("no-proxy", STRING, "Hosts that are reached without a proxy (default $NO_PROXY)", key="-"),
     Option("max-concurrent-downloads", INT, "Layers of a pull at a time (default 3)"),
     Option("max-concurrent-uploads", INT, "Layers of a push at a time (default 5)"),
     Option("max-download-attempts", INT, "Tries for a layer (default 5)"),
@@ -114,8 +118,6 @@ UNSUPPORTED = {
     "bip6": "the default network has IPv4 only",
     "builder": "the build cache is limited by 'docker builder prune'",
     "bridge-accept-fwmark": "packet marks aren't looked at",
-    "cdi-spec-dir": "CDI devices aren't supported",
-    "cdi-spec-dirs": "CDI devices aren't supported",
     "cluster-advertise": "sampan has no cluster store",
     "cluster-store": "sampan has no cluster store",
     "cluster-store-opts": "sampan has no cluster store",
@@ -136,10 +138,6 @@ UNSUPPORTED = {
     "fixed-cidr-v6": "the default network has IPv4 only",
     "host-gateway-ip": "host-gateway is the bridge's address",
     "host-gateway-ips": "host-gateway is the bridge's address",
-    "http-proxy": "set HTTP_PROXY in the daemon's environment",
-    "https-proxy": "set HTTPS_PROXY in the daemon's environment",
-    "no-proxy": "set NO_PROXY in the daemon's environment",
-    "proxies": "set HTTP_PROXY, HTTPS_PROXY, NO_PROXY in the daemon's environment",
     "init-path": "the first process of --init is built in",
     "ip-forward-no-drop": "the host's FORWARD policy is never changed",
     "ip6tables": "the default network has IPv4 only",
@@ -177,6 +175,9 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "userland-proxy": (False, True),
 }
 """Values of unsupported settings that say what sampan does anyway: these are accepted."""
+
+PROXIES = ("http-proxy", "https-proxy", "no-proxy")
+"""Flags that are keys of the object "proxies" in daemon.json."""
 
 BY_FLAG = {option.flag: option for option in OPTIONS}
 BY_SHORT = {option.short: option for option in OPTIONS if option.short}

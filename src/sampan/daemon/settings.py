@@ -41,6 +41,9 @@ class Settings:
     tlscacert: str = ""
     tlscert: str = ""
     tlskey: str = ""
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     validate: bool = False
     version: bool = False
     help: bool = False
@@ -214,11 +217,15 @@ def _file_error(path: Path, reason: str) -> str:
 
 
 def _from_keys(found: dict[str, Any], path: Path) -> Values:
+    proxies = found.pop("proxies", {})
+    if not isinstance(proxies, dict) or not all(isinstance(value, str) for value in proxies.values()):
+        raise errors.InvalidParameter(_file_error(path, '"proxies" should be an object of strings'))
     unknown = sorted(key for key in found if key not in BY_KEY and key not in UNSUPPORTED)
+    unknown += sorted(key for key in proxies if key not in options.PROXIES)
     if unknown:
         reason = f"the following directives don't match any configuration option: {', '.join(unknown)}"
         raise errors.InvalidParameter(_file_error(path, reason))
-    values: Values = {}
+    values: Values = {BY_FLAG[key].field: value for key, value in proxies.items()}
     for key, value in found.items():
         if key in UNSUPPORTED:
             _refuse_unsupported(key, value, f'"{key}" in {path}')
@@ -321,7 +328,7 @@ def _check_conflicts(flags: Values, from_file: Values, path: Path) -> None:
     if both:
         by_field = {option.field: option for option in options.OPTIONS}
         told = ", ".join(
-            f"{by_field[name].file_key}: (from flag: {_shown(flags[name])}, "
+            f"{by_field[name].file_key or by_field[name].flag}: (from flag: {_shown(flags[name])}, "
             f"from file: {_shown(from_file[name])})"
             for name in both
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from sampan.engine import machine
 from sampan.engine.config import EngineConfig
 from sampan.engine.containers import apparmor, cgroups, support
 from sampan.engine.containers.timestamps import rfc3339
+from sampan.engine.networks.defaults import own_table
 from sampan.kernel import overlay
 
 if TYPE_CHECKING:
@@ -102,9 +104,9 @@ def info_document(engine: Engine, version: tuple[int, int]) -> dict[str, Any]:
         "MemTotal": machine.memory_total(),
         "GenericResources": None,
         "DockerRootDir": str(config.data_root),
-        "HttpProxy": os.environ.get("HTTP_PROXY", ""),
-        "HttpsProxy": os.environ.get("HTTPS_PROXY", ""),
-        "NoProxy": os.environ.get("NO_PROXY", ""),
+        "HttpProxy": _proxy("HTTP_PROXY"),
+        "HttpsProxy": _proxy("HTTPS_PROXY"),
+        "NoProxy": _proxy("NO_PROXY"),
         "Name": os.uname().nodename,
         "Labels": list(config.labels),
         "ExperimentalBuild": False,
@@ -171,6 +173,12 @@ def _kernel_features() -> dict[str, Any]:
     return found
 
 
+def _proxy(variable: str) -> str:
+    """A proxy of the environment, without the password that it may hold."""
+    value = os.environ.get(variable) or os.environ.get(variable.lower(), "")
+    return re.sub(r"//[^/@]*@", "//xxxxx:xxxxx@", value)
+
+
 def _registries(config: EngineConfig) -> dict[str, Any]:
     mirrors = list(config.registry_mirrors)
     indexes = {"docker.io": {"Name": "docker.io", "Mirrors": mirrors, "Secure": True, "Official": True}}
@@ -183,12 +191,22 @@ def _registries(config: EngineConfig) -> dict[str, Any]:
     return {"InsecureRegistryCIDRs": cidrs, "IndexConfigs": indexes, "Mirrors": mirrors}
 
 
+def _discovered(directories: list[str]) -> dict[str, Any]:
+    """Devices that drivers know of, if any."""
+    from sampan.engine.containers import cdi  # most machines have none
+
+    devices = sorted(cdi.find(directories).devices)
+    return {"DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in devices]} if devices else {}
+
+
 def _by_version(config: EngineConfig, version: tuple[int, int]) -> dict[str, Any]:
     """What differs by API version, see the API's changelog: commits, firewall, bridge-nf."""
     commit = {"ID": "", "Expected": ""} if version < (1, 49) else {"ID": ""}
     found: dict[str, Any] = {"ContainerdCommit": commit, "RuncCommit": commit, "InitCommit": commit}
     found["SecurityOptions"] = security_options(config)
-    found["CDISpecDirs"] = []
+    found["CDISpecDirs"] = directories = config.cdi_directories()
+    if version >= (1, 50) and any(map(os.path.isdir, directories)):
+        found |= _discovered(directories)
     if version < (1, 50):
         found |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
     if version < (1, 49):
@@ -197,7 +215,7 @@ def _by_version(config: EngineConfig, version: tuple[int, int]) -> dict[str, Any
         config_shown["AllowNondistributableArtifactsHostnames"] = []
         found["RegistryConfig"] = config_shown
     else:
-        found["FirewallBackend"] = {"Driver": "nftables", "Info": [["Table", f"ip {config.bridge}"]]}
+        found["FirewallBackend"] = {"Driver": "nftables", "Info": [["Table", f"inet {own_table(config)}"]]}
     found["Warnings"] = _warnings(config)
     return found
 

@@ -1,12 +1,12 @@
 """Indexes that are kept: several images under one name, all of them here or only some.
 
-The index is a blob, byte for byte as it came. Its images are images like others. What it holds beside them
-(attestations, other artifacts) are blobs that go with it.
+The index is a blob, byte for byte as it came. Its images are images like others, also those of indexes within it.
+What it holds beside them (attestations, other artifacts, indexes) are blobs that go with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,7 @@ from sampan.storage.db import Database
 from sampan.storage.digest import Digest
 from sampan.storage.digest import of as digest_of
 
+_DEEPEST = 64  # indexes within indexes, one in the other
 _SCHEMA = ("CREATE TABLE indexes (digest TEXT PRIMARY KEY, blobs TEXT NOT NULL) WITHOUT ROWID",)
 
 
@@ -40,6 +41,7 @@ class Indexes:
         self._db, self._blobs, self._images = db, blobs, images
         self._kept: dict[Digest, set[Digest]] = {}
         self._members: dict[Digest, list[Member]] = {}
+        self._nested: dict[Digest, list[Digest]] = {}
         self._present: dict[Digest, list[Digest]] = {}
         self._holders: dict[Digest, set[Digest]] | None = None
         db.migrate("indexes", _SCHEMA)
@@ -86,16 +88,37 @@ class Indexes:
         return self._kept.get(digest, set())
 
     def members(self, digest: Digest) -> list[Member]:
-        """Every manifest of an index, in its order; none of one that was collected since no name stands for it."""
+        """Every manifest of an index and of those within it, in their order; of an index within it that isn't
+        here, that itself. None of one that was collected since no name stands for it.
+        """
         known = self._members
         if digest not in known:
+            nested: list[Digest] = []
             try:
-                index = documents.parse_index(self._blobs.read(digest, documents.LIMIT))
+                known[digest] = list(self._walk(digest, nested, {digest}))
             except errors.NotFound:
                 self._kept.pop(digest, None)
                 return []
-            known[digest] = [self._member(entry) for entry in index.manifests]
+            self._nested[digest] = nested
         return known[digest]
+
+    def nested(self, digest: Digest) -> list[Digest]:
+        """The indexes within an index that are here; each comes behind those within it."""
+        self.members(digest)
+        return self._nested.get(digest, [])
+
+    def _walk(
+        self, digest: Digest, nested: list[Digest], seen: set[Digest], depth: int = 0
+    ) -> Iterator[Member]:
+        for entry in documents.parse_index(self._blobs.read(digest, documents.LIMIT)).manifests:
+            if entry.media_type not in documents.INDEXES:
+                yield self._member(entry)
+            elif depth == _DEEPEST or not self._blobs.has(entry.digest):
+                yield Member(entry)
+            elif entry.digest not in seen:
+                seen.add(entry.digest)
+                yield from self._walk(entry.digest, nested, seen, depth + 1)
+                nested.append(entry.digest)
 
     def _member(self, entry: Descriptor) -> Member:
         try:

@@ -342,7 +342,8 @@ class _Plan:
             return _Group([self._wanted(raw)], [])
         if kind not in documents.INDEXES:
             return None
-        there = [one for one in documents.parse_index(raw).manifests if self._has(one)]
+        nested: dict[Digest, bytes] = {}
+        there = self._entries(raw, nested)
         images = [one for one in there if self._is_image(one)]
         if self._platforms or not images:
             known = [one.platform for one in images]
@@ -350,8 +351,20 @@ class _Plan:
             images = [images[self._choose(known, platform)] for platform in wanted]
             images = list({one.digest: one for one in images}.values())
         others = [] if self._platforms else [one for one in there if not self._is_image(one)]
-        blobs = [blob for one in others for blob in self._other(one)]
+        blobs = [*nested.values(), *(blob for one in others for blob in self._other(one))]
         return _Group([self._wanted(self._document(one.digest)) for one in images], [], raw, blobs)
+
+    def _entries(self, raw: bytes, nested: dict[Digest, bytes]) -> list[Descriptor]:
+        """What an index, and those within it, name and the archive holds."""
+        found, waiting = list[Descriptor](), [raw]
+        while waiting:
+            there = [one for one in documents.parse_index(waiting.pop()).manifests if self._has(one)]
+            found += [one for one in there if one.media_type not in documents.INDEXES]
+            for entry in there:
+                if entry.media_type in documents.INDEXES and entry.digest not in nested:
+                    nested[entry.digest] = self._document(entry.digest)
+                    waiting.append(nested[entry.digest])
+        return found
 
     def _choose(self, known: list[Platform | None], wanted: Platform) -> int:
         found = documents.best(known, wanted)
@@ -366,7 +379,7 @@ class _Plan:
         return self._loader.document(_path(digest))
 
     def _is_image(self, entry: Descriptor) -> bool:
-        if documents.is_attestation(entry) or entry.media_type in documents.INDEXES:
+        if documents.is_attestation(entry):
             return False
         config = documents.parse_manifest(self._document(entry.digest)).config
         return config.media_type in documents.CONFIGS
@@ -374,8 +387,6 @@ class _Plan:
     def _other(self, entry: Descriptor) -> list[bytes]:
         """The documents of an attestation or another artifact; none when the archive lacks some of them."""
         raw = self._document(entry.digest)
-        if entry.media_type in documents.INDEXES:
-            return []
         manifest = documents.parse_manifest(raw)
         blobs = (manifest.config, *manifest.layers)
         if not all(self._has(blob) for blob in blobs):

@@ -151,14 +151,15 @@ class _Archive:
         yield from self._blob(manifest)
 
     def _index(self, digest: Digest) -> Iterator[bytes]:
-        """The index, and those of its attestations and other artifacts that are here."""
+        """The index, and those of its attestations, other artifacts and indexes within it that are here."""
         indexes = self._store.indexes
         for member in indexes.members(digest):
             if not member.image and indexes.here(member):
                 yield from self._blob(member.entry.digest)
                 for blob in member.blobs:
                     yield from self._blob(blob.digest)
-        yield from self._blob(digest)
+        for inner in (*indexes.nested(digest), digest):
+            yield from self._blob(inner)
 
     def _blob(self, digest: Digest) -> Iterator[bytes]:
         if digest in self._written:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
@@ -15,12 +15,14 @@ from sampan.images import manifest as documents
 from sampan.images.manifest import Platform
 from sampan.images.reference import Reference
 from sampan.registry import index
+from sampan.registry import referrers as referrers_by_tag
 from sampan.registry.auth import Credentials
 from sampan.registry.fetch import Remote, resolve
 from sampan.registry.transport import Transport, failure
 
 _NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
-_PAGES = 1000
+_MOST = 32 << 20  # bytes of all pages of a list together
+_SMALLEST = 8 << 10  # that a page counts at least
 _PAGE = 1000
 
 
@@ -32,21 +34,25 @@ def tags(transport: Transport, reference: Reference) -> list[str]:
 
 def referrers(transport: Transport, reference: Reference, digest: str, kind: str) -> list[dict[str, Any]]:
     """Descriptors of what is about a manifest, of one artifact type or all for ``kind`` "" (distribution-spec,
-    "Listing Referrers"). NotFound where the registry has no such list.
+    "Listing Referrers"). Of a registry without such lists, what clients noted in an index by the tag schema.
     """
     query = "?" + urlencode({"artifactType": kind}) if kind else ""
     pages = _pages(transport, reference, f"referrers/{digest}{query}", "manifests")
-    found = [entry for page in pages for entry in page if isinstance(entry, dict)]
+    try:
+        found = [entry for page in pages for entry in page if isinstance(entry, dict)]
+    except errors.NotFound:
+        found = referrers_by_tag.read(transport, reference, digest)
     return [entry for entry in found if not kind or entry.get("artifactType") == kind]
 
 
 def _pages(transport: Transport, reference: Reference, path: str, name: str) -> Iterator[list[Any]]:
     """The list ``name`` of each page of a list. NotFound, SystemFailure."""
-    place = f"/v2/{reference.path}/{path}"
-    for _ in range(_PAGES):
+    place, size = f"/v2/{reference.path}/{path}", 0
+    while size < _MOST:
         response = transport.request("GET", place, f"repository:{reference.path}:pull")
         if response.status != 200:
             raise failure(response, f"repository {reference.familiar_name}")
+        size += max(_SMALLEST, len(response.data))
         try:
             yield list(json.loads(response.data[: documents.LIMIT])[name] or ())
         except (ValueError, KeyError, TypeError) as error:
@@ -56,8 +62,11 @@ def _pages(transport: Transport, reference: Reference, path: str, name: str) -> 
         following = _NEXT.match(response.headers.get("Link", ""))
         if following is None:
             return
-        place = urljoin(urljoin(transport.base(), place), following.group(1))
-        if not place.startswith(transport.base() + "/"):
+        here = urlsplit(urljoin(transport.base(), place))
+        link = urlsplit(urljoin(here.geturl(), following.group(1)))
+        place = f"{link.path}?{link.query}"
+        # A registry behind a proxy may not know its own scheme; its name it does.
+        if link.hostname != here.hostname or link.path != here.path:
             raise errors.SystemFailure(f"the list of {reference.familiar_name} goes on elsewhere: refused")
     raise errors.SystemFailure(f"the list of {reference.familiar_name} does not end")
 

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import urllib3
 
 from sampan import errors
+from sampan.proxies import Proxies
 from sampan.registry.faults import unreachable
-from sampan.registry.pools import Pools, Proxies
+from sampan.registry.pools import Pools
 
 
 @contextmanager

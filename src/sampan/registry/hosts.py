@@ -10,7 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from sampan.registry.pools import Pools, Proxies
+from sampan.proxies import Proxies
+from sampan.registry.pools import Pools
 
 LIFE = 60.0  # seconds
 

@@ -14,16 +14,20 @@ from typing import Any
 
 from sampan import errors
 from sampan.images import manifest as documents
+from sampan.images.indexes import Member
 from sampan.images.manifest import Descriptor, Platform
 from sampan.images.reference import Reference
 from sampan.images.store import Image, ImageStore
+from sampan.registry import referrers
 from sampan.registry.transport import Transport, failure
 from sampan.registry.upload import DONE, Target, exists, mount, upload
 from sampan.storage import compress
 from sampan.storage.digest import Digest
+from sampan.storage.gates import Gates
 
 Report = Callable[[dict[str, Any]], None]
 _AT_ONCE = 5
+_IMAGES = 3  # of an index, at a time
 _PIECE = 1 << 20
 _REPORT_EVERY = 0.1
 
@@ -55,23 +59,23 @@ def push(
     if image is None:
         raise errors.NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
     index = store.target(reference)
-    job = _Push(store, transport, reference, report, at_once)
-    if index and platform is None and job.can_go_whole(index):
-        raw = job.index(index)
+    with _Push(store, transport, reference, report, at_once) as job:
+        if index and platform is None and job.can_go_whole(index):
+            raw = job.index(index)
+            digest = job.manifest(raw, reference.tag)
+            store.add_digest(reference, digest, image.id)
+            return job.done(digest, raw)
+        if platform is not None:
+            image = store.get(reference.familiar, platform)
+        elif index:
+            image = _only(store, image, index)
+        chosen = store.indexes.manifest(index, image.id) if index else image.manifest
+        raw = job.image(image, chosen)
         digest = job.manifest(raw, reference.tag)
         store.add_digest(reference, digest, image.id)
+        if index and platform is None:
+            report({"progressDetail": {}, "aux": _note(store, index, digest, raw)})
         return job.done(digest, raw)
-    if platform is not None:
-        image = store.get(reference.familiar, platform)
-    elif index:
-        image = _only(store, image, index)
-    chosen = store.indexes.manifest(index, image.id) if index else image.manifest
-    raw = job.image(image, chosen)
-    digest = job.manifest(raw, reference.tag)
-    store.add_digest(reference, digest, image.id)
-    if index and platform is None:
-        report({"progressDetail": {}, "aux": _note(store, index, digest, raw)})
-    return job.done(digest, raw)
 
 
 def _only(store: ImageStore, image: Image, index: Digest) -> Image:
@@ -100,7 +104,7 @@ def _note(store: ImageStore, index: Digest, digest: Digest, raw: bytes) -> dict[
 
 
 class _Push:
-    """One push to one repository."""
+    """One push to one repository; a context manager. Its threads end with it."""
 
     def __init__(
         self, store: ImageStore, transport: Transport, reference: Reference, report: Report, at_once: int
@@ -109,10 +113,21 @@ class _Push:
         self._scope = f"repository:{reference.path}:pull,push"
         self._path = f"/v2/{reference.path}"
         self._target = Target(reference.path, self._scope, reference.familiar)
-        self._at_once = at_once
+        self._gates = Gates()  # what several images share goes once
+        self._images = ThreadPoolExecutor(_IMAGES, thread_name_prefix="push-images")
+        self._layers = ThreadPoolExecutor(at_once, thread_name_prefix="push")
+
+    def __enter__(self) -> _Push:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._images, self._layers):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def done(self, digest: Digest, raw: bytes) -> Pushed:
         """The last lines."""
+        for warning in self._transport.warnings:
+            self._report({"status": f"Warning: {warning}"})
         tag = self._reference.tag
         self._report({"status": f"{tag}: digest: {digest} size: {len(raw)}"})
         aux = {"Tag": tag, "Digest": digest, "Size": len(raw)}
@@ -135,18 +150,23 @@ class _Push:
     def index(self, index: Digest) -> bytes:
         """Push what an index holds; the index, which is to follow."""
         indexes = self._store.indexes
-        for member in indexes.members(index):
-            image = self._store.by_id(member.image)
-            if not indexes.here(member):
-                continue
-            if image is not None:
-                raw = self.image(image, member.entry.digest, exact=True)
-            else:
-                raw = self._store.blobs.read(member.entry.digest, documents.LIMIT)
-                for blob in member.blobs:
-                    self.blob(blob, None)
-            self.manifest(raw, member.entry.digest)
+        here = [member for member in indexes.members(index) if indexes.here(member)]
+        for _ in self._images.map(self._member, here):
+            pass
+        for inner in indexes.nested(index):
+            self.manifest(self._store.blobs.read(inner, documents.LIMIT), inner)
         return self._store.blobs.read(index, documents.LIMIT)
+
+    def _member(self, member: Member) -> None:
+        """Push one manifest of an index with what it names."""
+        image = self._store.by_id(member.image)
+        if image is not None:
+            raw = self.image(image, member.entry.digest, exact=True)
+        else:
+            raw = self._store.blobs.read(member.entry.digest, documents.LIMIT)
+            for blob in member.blobs:
+                self.blob(blob, None)
+        self.manifest(raw, member.entry.digest)
 
     # -- images -----------------------------------------------------------------------------------------
 
@@ -156,9 +176,8 @@ class _Push:
         manifest = documents.parse_manifest(raw)
         for diff_id in image.diff_ids:
             self._say("Preparing", diff_id)
-        with ThreadPoolExecutor(self._at_once, thread_name_prefix="push") as pool:
-            pairs = list(zip(image.diff_ids, image.layers, manifest.layers, strict=True))
-            ready = list(pool.map(lambda pair: self._layer(*pair, exact=exact), pairs))
+        pairs = zip(image.diff_ids, image.layers, manifest.layers, strict=True)
+        ready = list(self._layers.map(lambda pair: self._layer(*pair, exact=exact), pairs))
         config = Descriptor(documents.OCI_CONFIG, image.id, self._store.blobs.size(image.id))
         self.blob(config, None)
         if ready == manifest.layers:
@@ -207,6 +226,10 @@ class _Push:
 
     def blob(self, blob: Descriptor, diff_id: Digest | None) -> None:
         """Bring a blob over unless it is there; with ``diff_id`` progress is told."""
+        with self._gates.hold(blob.digest):
+            self._bring(blob, diff_id)
+
+    def _bring(self, blob: Descriptor, diff_id: Digest | None) -> None:
         if exists(self._transport, self._target, blob.digest):
             if diff_id:
                 self._say("Layer already exists", diff_id)
@@ -256,4 +279,6 @@ class _Push:
         )
         if response.status not in DONE:
             raise failure(response, self._reference.familiar, pushing=True)
+        if "OCI-Subject" not in response.headers and b'"subject"' in raw:
+            referrers.note(self._transport, self._reference, raw)
         return self._store.blobs.put(raw).digest

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from sampan import errors
+from sampan.api.query import Query, parse_query
 from sampan.kernel import crypt
 from sampan.registryd.connection import Reply, Request
 from sampan.registryd.refusals import Refusal
@@ -29,6 +30,7 @@ _REMEMBERED = 300.0  # seconds for which a right password needn't be hashed agai
 _MOST_REMEMBERED = 10_000
 _AT_ONCE = 2  # hashes being calculated: a flood of wrong passwords must not take all processors
 _TOKEN_LIFE = 300
+_FORM = 16 << 10  # bytes
 _DUMMY = b"$2y$05$abcdefghijklmnopqrstuuOIRWkJkn5lyIXWYBXV0fu7LL7D6zYrG"
 SERVICE = "sampan-registry"
 
@@ -144,21 +146,37 @@ class Access:
     # -- tokens -----------------------------------------------------------------------------------------
 
     def token(self, request: Request) -> Reply:
-        """``GET`` of the token server: for a password a user's token, for none one to read with."""
+        """The token server: for a password a user's token, for none one to read with.
+
+        ``GET`` with the password as Basic authentication, or ``POST`` of a form (OAuth 2; containerd begins so).
+        """
         if not self._anonymous:
             raise Refusal("UNSUPPORTED", "this registry gives no tokens: it asks for passwords (Basic)")
+        if request.method not in ("GET", "POST"):
+            raise Refusal("UNSUPPORTED", "tokens are given by GET and POST", headers={"Allow": "GET, POST"})
         kind, _, value = request.headers.get("authorization").partition(" ")
         name = ""
-        if kind:
+        if request.method == "POST":
+            name = self._by_form(request)
+        elif kind:
             name = self._basic(value) if kind.lower() == "basic" else ""
             if not name:
-                fields = {"WWW-Authenticate": f'Basic realm="{SERVICE}"'}
-                raise Refusal("UNAUTHORIZED", "incorrect username or password", headers=fields)
+                raise _wrong_password()
         token = self._make_token(name)
         body = {"token": token, "access_token": token, "expires_in": _TOKEN_LIFE}
         return Reply(
             200, {"Content-Type": "application/json", "Cache-Control": "no-store"}, msgspec.json.encode(body)
         )
+
+    def _by_form(self, request: Request) -> str:
+        """The user whose password a form has (RFC 6749 section 4.3). Tokens to refresh are never given."""
+        form = Query(parse_query(request.body.read(_FORM).decode("utf-8", "replace")))
+        if form.get("grant_type") != "password" or self._users is None:
+            raise Refusal("UNSUPPORTED", "the only grant_type is password", status=400)
+        name, password = form.get("username"), form.get("password")
+        if not self._users.knows(name, password):
+            raise _wrong_password()
+        return name
 
     def _make_token(self, name: str) -> str:
         payload = msgspec.json.encode([name, int(time.time()) + _TOKEN_LIFE])
@@ -178,6 +196,11 @@ class Access:
             return None
         name, until = msgspec.json.decode(payload, type=tuple[str, int])
         return name if until > time.time() else None
+
+
+def _wrong_password() -> Refusal:
+    fields = {"WWW-Authenticate": f'Basic realm="{SERVICE}"'}
+    return Refusal("UNAUTHORIZED", "incorrect username or password", headers=fields)
 
 
 def _fault(kind: str, user: str | None) -> str:

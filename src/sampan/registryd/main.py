@@ -160,7 +160,7 @@ def _mirror(settings: Settings) -> Repositories:
         except (OSError, UnicodeDecodeError) as error:
             raise errors.InvalidParameter(f"can't read {settings.mirror_password_file}: {error}") from error
     credentials = Credentials(settings.mirror_user, password) if settings.mirror_user else None
-    quick = TransportSettings(tries=2)  # what is kept is better than a long wait
+    quick = TransportSettings(tries=2, patience=2.0)  # what is kept is better than a long wait
     domain = urlsplit(settings.mirror).netloc
     transport = Transport(domain, credentials, quick, mirror=settings.mirror)
     return Mirror(settings.data, settings.lives, transport)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from sampan.storage.digest import Digest
 log = logging.getLogger("sampan.registry")
 
 _PIECE = 1 << 18
+_LIST_LIFE = 300.0  # seconds for which the next page may come
+_LISTS = 8  # lists of tags that are kept for their next pages
 _ACCEPT = ", ".join((*documents.MANIFESTS, *documents.INDEXES))
 _STALE = "the upstream registry can't be reached: this may be outdated"
 
@@ -48,6 +51,7 @@ class Mirror(Repositories):
         self._transport = transport
         self._lock = threading.Lock()
         self._downloads: dict[Digest, Download] = {}
+        self._lists: dict[str, tuple[list[str], float]] = {}
 
     def document(self, repository: str, reference: str) -> Document:
         """See ``content.Source``."""
@@ -71,14 +75,30 @@ class Mirror(Repositories):
             return Document(kept.raw, kept.media_type, kept.digest, _STALE)
 
     def tags(self, repository: str, count: int | None, last: str) -> Page:
-        """See ``content.Source``: upstream's, and what is kept when it can't be asked."""
+        """See ``content.Source``: upstream's, and what is kept when it can't be asked.
+
+        The pages behind a first one come from the list that that one was taken from.
+        """
         try:
-            return Page.of(catalog.tags(self._transport, self._name(repository)), count, last)
+            return Page.of(self._all_tags(repository, anew=not last), count, last)
         except errors.NotFound as error:
             raise Refusal("NAME_UNKNOWN", f"not known upstream: {error.message}") from error
         except errors.SampanError as error:
             log.warning("serving the tags of %s from the cache: %s", repository, error)
             return super().tags(repository, count, last)
+
+    def _all_tags(self, repository: str, *, anew: bool) -> list[str]:
+        now = time.monotonic()
+        with self._lock:
+            found, until = self._lists.get(repository, ([], 0.0))
+        if anew or now > until:
+            found = sorted(catalog.tags(self._transport, self._name(repository)))
+        with self._lock:
+            self._lists.pop(repository, None)
+            self._lists[repository] = found, now + _LIST_LIFE
+            while len(self._lists) > _LISTS:
+                del self._lists[next(iter(self._lists))]
+        return found
 
     def referrers(self, repository: str, digest: Digest, kind: str, last: str) -> Referrers:
         """See ``content.Source``: upstream's, and what is kept when it can't be asked or has no such list."""

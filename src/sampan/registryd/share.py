@@ -120,7 +120,15 @@ class Share:
             return {}
         found = {index: index}
         try:
-            for entry in documents.parse_index(self._path(index).read_bytes()).manifests:
+            waiting = list(documents.parse_index(self._path(index).read_bytes()).manifests)
+            while waiting:
+                entry = waiting.pop()
+                if entry.digest in found:
+                    continue
+                if entry.media_type in documents.INDEXES:
+                    found[entry.digest] = index
+                    waiting += documents.parse_index(self._path(entry.digest).read_bytes()).manifests
+                    continue
                 manifest = documents.parse_manifest(self._path(entry.digest).read_bytes())
                 image = manifest.config.digest
                 found |= dict.fromkeys(

@@ -24,7 +24,7 @@ def _parse(text: str) -> Reference:
 def inspect(cli: CLI, options: Options, arguments: list[str]) -> int:
     """A list in the making, or what a registry has under the name."""
     from sampan.cli.manifestlists import Lists
-    from sampan.registry import index, pull
+    from sampan.registry import fetch, index
 
     lists = Lists(cli.config)
     if len(arguments) == 2:
@@ -38,7 +38,7 @@ def inspect(cli: CLI, options: Options, arguments: list[str]) -> int:
         if lists.exists(name):
             raw = index.encode([one.entry for one in lists.members(name)])
         else:
-            raw = pull.resolve(remote.connect(cli, name, insecure=options.flag("insecure")), name).raw
+            raw = fetch.resolve(remote.connect(cli, name, insecure=options.flag("insecure")), name).raw
     document = jsontext.loads(raw.decode())
     if options.flag("verbose"):
         document = _with_descriptor(name, raw, document)

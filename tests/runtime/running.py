@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -11,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from sampan.engine.containers import roots
+from sampan.runtime import identity
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
 from tests.runtime.plans import Box
 
@@ -51,6 +54,15 @@ def unframe(data: bytes) -> dict[int, bytes]:
         streams[stream].append(data[position : position + size])
         position += size
     return {stream: b"".join(parts) for stream, parts in streams.items()}
+
+
+def whom(box: Box, plan: dict[str, Any]) -> identity.Identity:
+    """Whom the plan's user is in a box's root."""
+    root = os.open(box.layer, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return roots.inside(root, lambda: identity.resolve(plan["user"]["name"], plan["user"]["groups"]))
+    finally:
+        os.close(root)
 
 
 async def start(supervisor: Supervisor, plan: dict[str, Any]) -> Process:

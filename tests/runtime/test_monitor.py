@@ -13,7 +13,7 @@ import pytest
 from sampan.errors import Conflict, StartFailure
 from sampan.runtime.supervisor import AttachEnd
 from tests.runtime.plans import Box
-from tests.runtime.running import feed, finish, logged, read_all, records, start, supervised, unframe
+from tests.runtime.running import feed, finish, logged, read_all, records, start, supervised, unframe, whom
 
 pytestmark = pytest.mark.root
 
@@ -286,11 +286,26 @@ def test_output_that_outlives_the_container_without_pid_namespace() -> None:
         os.rmdir(group)
 
 
+@pytest.fixture(params=[True, False], ids=["directly", "by a monitor of its own"])
+def directly(request: pytest.FixtureRequest) -> bool:
+    """Whether an exec's user is known, so that it may take the short way."""
+    return bool(request.param)
+
+
 async def execute(
-    box: Box, supervisor: Any, target: Any, args: list[str], given: bytes | None = None, **more: Any
+    box: Box,
+    supervisor: Any,
+    target: Any,
+    args: list[str],
+    given: bytes | None = None,
+    *,
+    directly: bool,
+    **more: Any,
 ) -> Any:
     end, ours = AttachEnd.pair(stdin=given is not None)
-    process = await supervisor.exec(target, box.exec_plan(args, **more), [end])
+    plan = box.exec_plan(args, **more)
+    process = await supervisor.exec(target, plan, [end], whom(box, plan) if directly else None)
+    assert process.guest == (directly and not plan["tty"])
     feeding = asyncio.create_task(feed(ours.dup(), given)) if given is not None else None
     data = await read_all(ours)
     if feeding:
@@ -298,28 +313,35 @@ async def execute(
     return (await process.wait()).code, data
 
 
-def test_exec() -> None:
+def test_exec(directly: bool) -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):
             target = await start(supervisor, box.plan(["sleep", "60"]))
             script = "for n in mnt pid net ipc uts cgroup; do readlink /proc/self/ns/$n; done; hostname; "
             script += "echo e >&2; exit 3"
-            code, data = await execute(box, supervisor, target, ["sh", "-c", script])
+            code, data = await execute(box, supervisor, target, ["sh", "-c", script], directly=directly)
             streams = unframe(data)
             names = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
             links = [os.readlink(f"/proc/{target.pid}/ns/{n}") for n in names]
             assert streams[1].decode().split() == [*links, "box"]
             assert (code, streams[2]) == (3, b"e\n")
             code, data = await execute(
-                box, supervisor, target, ["cat"], b"piped" * 100_000, stdin=True, stdin_once=True
+                box,
+                supervisor,
+                target,
+                ["cat"],
+                b"piped" * 100_000,
+                directly=directly,
+                stdin=True,
+                stdin_once=True,
             )
             assert unframe(data)[1] == b"piped" * 100_000
             terminal = {"tty": True, "console_size": [5, 6]}
-            code, data = await execute(box, supervisor, target, ["sh", "-c", "tty; stty size"], **terminal)
+            command = ["sh", "-c", "tty; stty size"]
+            code, data = await execute(box, supervisor, target, command, directly=directly, **terminal)
             assert data.split() == [b"/dev/pts/0", b"5", b"6"]
-            code, data = await execute(
-                box, supervisor, target, ["id", "-u"], user={"name": "alice", "groups": []}
-            )
+            alice = {"name": "alice", "groups": []}
+            code, data = await execute(box, supervisor, target, ["id", "-u"], directly=directly, user=alice)
             assert unframe(data)[1] == b"1000\n"
             await target.abort()
 
@@ -339,12 +361,15 @@ def test_exec() -> None:
         ),
     ],
 )
-def test_exec_failures(args: list[str], more: dict[str, Any], message: str, code: int) -> None:
+def test_exec_failures(
+    args: list[str], more: dict[str, Any], message: str, code: int, directly: bool
+) -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):
             target = await start(supervisor, box.plan(["sleep", "60"]))
             with pytest.raises(StartFailure) as caught:
-                await supervisor.exec(target, box.exec_plan(args, **more))
+                plan = box.exec_plan(args, **more)
+                await supervisor.exec(target, plan, (), whom(box, plan) if directly else None)
             prefix = "OCI runtime exec failed: exec failed: unable to start container process: "
             assert caught.value.message == prefix + message
             assert caught.value.exit_code == code
@@ -353,13 +378,13 @@ def test_exec_failures(args: list[str], more: dict[str, Any], message: str, code
     asyncio.run(go())
 
 
-def test_background_processes_of_an_exec_keep_their_pipe() -> None:
+def test_background_processes_of_an_exec_keep_their_pipe(directly: bool) -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):
             target = await start(supervisor, box.plan(["sleep", "60"]))
             script = "(sleep 3; echo late && touch /survived) & echo early"
             began = time.monotonic()
-            code, data = await execute(box, supervisor, target, ["sh", "-c", script])
+            code, data = await execute(box, supervisor, target, ["sh", "-c", script], directly=directly)
             assert (code, unframe(data)[1]) == (0, b"early\n")
             assert 1.5 < time.monotonic() - began < 2.9
             await until(lambda: os.path.exists(f"/proc/{target.pid}/root/survived"))

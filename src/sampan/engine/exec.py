@@ -165,7 +165,8 @@ class Execs:
         size = request.console_size or exec_.config.console_size
         try:
             plan = execplan.build(self._containers, container, live, exec_, size, attached=bool(ends))
-            process = await self._containers.supervisor.exec(live.process, plan, ends)
+            ids = await execplan.user(container, plan)
+            process = await self._containers.supervisor.exec(live.process, plan, ends, ids)
         except errors.SampanError as problem:
             exec_.exit_code = problem.exit_code if isinstance(problem, errors.StartFailure) else 126
             exec_.ended_at = time.monotonic()

@@ -92,7 +92,8 @@ class Hub:
     def end(self, now: int) -> None:
         """Complete the log; clients go when they have got everything."""
         self._ended = True
-        self._loop.cancel("flush")
+        self._loop.cancel(self.flush_log)
+        self._loop.cancel(self._on_left)
         if self._log is not None:
             self._log.close(now)
         self._log = logwriter.NoLog()
@@ -129,7 +130,7 @@ class Hub:
 
     def _hurry(self, fd: int) -> None:
         """There is much to read from ``fd``: in larger pieces, from a larger pipe, with memory at hand."""
-        self._loop.after("rest", _REST, self._rest)
+        self._loop.after(_REST, self._rest)
         if fd in self._enlarged:
             return
         self._enlarged.add(fd)
@@ -150,9 +151,9 @@ class Hub:
             self._log = self._open_log()
         self._log.write(stream, data, time.time_ns())
         if self._log.pending():
-            self._loop.after("flush", _IDLE_FLUSH, self.flush_log)
+            self._loop.after(_IDLE_FLUSH, self.flush_log)
         else:
-            self._loop.cancel("flush")
+            self._loop.cancel(self.flush_log)
 
     def _open_log(self) -> logwriter.Log:
         """The first process has opened it before; what has gone wrong since must not end the container."""
@@ -268,10 +269,12 @@ class Hub:
         client.wants_input = False
         if self._stdin_once and left:
             # Perhaps it is the engine that died; then the container keeps its stdin.
-            self._loop.after(
-                "left", _LEFT_GRACE, lambda: self.end_input() if self.engine_connected() else None
-            )
+            self._loop.after(_LEFT_GRACE, self._on_left)
         elif self._stdin_once:
+            self.end_input()
+
+    def _on_left(self) -> None:
+        if self.engine_connected():
             self.end_input()
 
     def _await_input(self, sink: streams.Input) -> None:

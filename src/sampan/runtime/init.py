@@ -7,16 +7,16 @@ passes them on, reaps, and ends as the child did. Import-light.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
+
+from sampan.runtime import elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _STANDARD_INPUT = 0
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 # By machine: its number in ELF files, and the code up to the mask of signals.
 _CODE = {
     "x86_64": (
@@ -35,9 +35,6 @@ _CODE = {
         "646f636b65722d696e6974001f2003d5",
     ),
 }
-_ADDRESS = 0x400000
-_PAGE = 0x10000  # the largest that aarch64 has
-_HEADS = 64 + 2 * 56
 
 
 def program(machine: str, signals: Iterable[int]) -> bytes:
@@ -50,22 +47,12 @@ def program(machine: str, signals: Iterable[int]) -> bytes:
     number, code = _CODE[machine]
     mask = sum(1 << signal - 1 for signal in signals)
     text = bytes.fromhex(code) + mask.to_bytes(8, "little")
-    size = _HEADS + len(text)
-    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH", ident, 2, number, 1, _ADDRESS + _HEADS, 64, 0, 0, 64, 56, 2, 64, 0, 0
-    )
-    load = struct.pack("<IIQQQQQQ", 1, 5, 0, _ADDRESS, _ADDRESS, size, size, _PAGE)
-    stack = struct.pack("<IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)
-    return head + load + stack + text
+    return elf.executable(number, b"", text)
 
 
 def make(signals: Iterable[int]) -> int:
     """A descriptor of the program for this machine. OSError: there is none, or it can't be made here."""
-    file = os.memfd_create("docker-init", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(file, program(os.uname().machine, signals))
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)  # whoever opens /proc/1/exe must not change it
-    return file
+    return elf.sealed("docker-init", program(os.uname().machine, signals))
 
 
 def become(file: int, child: int, arguments: list[bytes], environment: Mapping[str, str]) -> None:

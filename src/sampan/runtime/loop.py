@@ -1,4 +1,4 @@
-"""A monitor's event loop: epoll(7), handlers by descriptor, named deadlines. asyncio would cost 1 MB more."""
+"""A monitor's event loop: epoll(7), handlers by descriptor, deadlines. asyncio would cost 1 MB more."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._deadlines: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._deadlines: dict[Callable[[], None], float] = {}
         self._stopped = False
 
     def run(self) -> None:
         """Until :meth:`stop`."""
         while not self._stopped:
-            for fd, events in self._epoll.poll(self._timeout()):
-                handler = self._handlers.get(fd)
-                if handler is not None:
+            ready = self._epoll.poll(self._timeout())
+            for fd, events, handler in [(fd, events, self._handlers.get(fd)) for fd, events in ready]:
+                # Another of them may have closed it, and its number may be another's by now.
+                if handler is not None and self._handlers.get(fd) is handler:
                     handler(events)
             self._call_due()
 
@@ -60,24 +61,23 @@ class Loop:
         self.unwatch(fd)
         os.close(fd)
 
-    def after(self, name: str, seconds: float, action: Callable[[], None]) -> None:
-        """Call ``action`` in ``seconds``, instead of what was to happen under the same name."""
-        self._deadlines[name] = (time.monotonic() + seconds, action)
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Call ``action`` in ``seconds``, and no earlier if that was to happen already."""
+        self._deadlines[action] = time.monotonic() + seconds
 
-    def cancel(self, name: str) -> None:
-        """Don't do what was to happen under ``name``."""
-        self._deadlines.pop(name, None)
+    def cancel(self, action: Callable[[], None]) -> None:
+        """Don't call ``action``."""
+        self._deadlines.pop(action, None)
 
     def _timeout(self) -> float:
         if not self._deadlines:
             return -1
-        return max(min(moment for moment, _ in self._deadlines.values()) - time.monotonic(), 0)
+        return max(min(self._deadlines.values()) - time.monotonic(), 0)
 
     def _call_due(self) -> None:
         if not self._deadlines:
             return
         now = time.monotonic()
-        due = [name for name, (moment, _) in self._deadlines.items() if moment <= now]
-        for name in due:
-            _, action = self._deadlines.pop(name)
-            action()
+        for action in [action for action, moment in self._deadlines.items() if moment <= now]:
+            if self._deadlines.pop(action, None) is not None:
+                action()

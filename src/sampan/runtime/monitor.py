@@ -4,23 +4,25 @@ It owns the container's streams (:mod:`sampan.runtime.hub`) and records the exit
 It needs neither engine nor zygote once it runs; an engine that comes back connects to the socket ``s`` in
 ``run_dir``. If it dies, the container dies too (PR_SET_PDEATHSIG).
 
-Messages to the engine: ``("hello", monitor pid, pid or 0, started_ns or 0)`` (before it ``("going",)`` to one
-that comes back when "go" was said), ``("created", pid)`` with a pidfd, ``("started", ns)``,
-``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``, ``("synced", token)``.
+Messages to the engine: ``("serves", "exec")``, ``("hello", monitor pid, pid or 0, started_ns or 0)`` (before it
+``("going",)`` to one that comes back when "go" was said), ``("created", pid)`` with a pidfd,
+``("started", ns)``, ``("failed", step, errno, detail, text)``, ``("exit", code, oom_killed, ns)``,
+``("synced", token)``.
 From the engine: ``("go",)``, ``("abort",)``, ``("resize", rows, columns)``,
-``("attach", stdin, stdout, stderr)`` with a socket, ``("close_stdin",)``, ``("sync", token)``.
+``("attach", stdin, stdout, stderr)`` with a socket, ``("close_stdin",)``, ``("sync", token)``,
+``("exec", plan part, wants, own pid namespace)`` with descriptors (:mod:`sampan.runtime.execs`), whose answers
+come on a control socket of its own.
 """
 
 from __future__ import annotations
 
 import _socket
 import os
-import time
 
-from sampan.kernel import namespaces, process, pty, signals
-from sampan.runtime import handover, launch, wire
-from sampan.runtime.hub import Hub
+from sampan.kernel import namespaces, process, signals
+from sampan.runtime import execs, handover, launch, wire
 from sampan.runtime.loop import READABLE, Loop
+from sampan.runtime.run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     Plan = dict[str, Any]
 
 _STOP_TIMEOUT = 10  # seconds between stop signal and SIGKILL, as dockerd has it
-_DRAIN = 2.0  # seconds for which output is awaited that outlives the process, as dockerd does
+SERVES = ("serves", "exec")
+"""What a monitor says first: it starts execs of its container too. One of an earlier version doesn't."""
 
 
 def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -> NoReturn:
@@ -50,6 +53,7 @@ def run(request: wire.Message, fds: list[int], shown: Title, host_mounts: int) -
         os.dup2(0, 2)  # 0 and 1 are /dev/null already
         signals.signal(signals.SIGCHLD, _note)  # the zygote ignores it: then there is nothing to wait for
         control = _socket.socket(fileno=fds[0])
+        wire.send(control, SERVES)
         wire.send(control, ("hello", os.getpid(), 0, 0))
         first = 2 + request[2]
         origin = launch.Origin(shown, fds[1], fds[2] if request[2] else -1, host_mounts)
@@ -120,31 +124,15 @@ def _fork_first(pid_namespace: bool | str, target: int, group: str) -> int:
         os.close(directory)
 
 
-class Monitor:
-    """The state of one container or exec."""
+class Monitor(Run):
+    """The container or exec that this process is for, and more execs of the container."""
 
     def __init__(self, plan: Plan, pid: int, control: _socket.socket, fds: list[int]) -> None:
         """``fds``: pidfd of the process, channel to it, then as :func:`sampan.runtime.handover.run` has them."""
-        self.loop = Loop()
-        self._plan = plan
-        self._pid = pid
-        self._pidfd, channel, *others = fds
-        self._peers: dict[int, _socket.socket] = {}
-        self._size: tuple[int, int] | None = None
-        self._failure: wire.Message | None = None
-        self._going = False
-        self._executed = False
-        self._started = 0
-        self._status: int | None = None
-        self._exit: wire.Message | None = None
-        self._channel: _socket.socket | None = _socket.socket(fileno=channel)
-        self._hub = Hub(self.loop, plan)
-        self._hub.engine_connected = lambda: bool(self._peers)
-        self._hub.on_silent = self._on_silent
-        self._hub.on_unattached = self._stop_if_done
-        self._add_peer(control)
+        pidfd, channel, *others = fds
+        super().__init__(Loop(), plan, pid, pidfd, _socket.socket(fileno=channel), control)
+        self._execs: dict[int, execs.Exec] = {}
         self._watch_children()
-        self.loop.watch(channel, READABLE, self._on_channel)
         if plan.get("run_dir") and plan["kind"] == "container":
             listener = _socket.socket(fileno=others.pop(0))
             self.loop.watch(listener.fileno(), READABLE, lambda _events: self._on_connect(listener))
@@ -171,32 +159,13 @@ class Monitor:
 
     # --- the engine -------------------------------------------------------------------------------------
 
-    def tell(self, message: wire.Message, fds: tuple[int, ...] = ()) -> None:
-        """Send ``message`` to every connected engine; one that is gone doesn't matter."""
-        for peer in list(self._peers.values()):
-            try:
-                wire.send(peer, message, fds)
-            except OSError:
-                self._drop_peer(peer)
-
-    def _add_peer(self, peer: _socket.socket) -> None:
-        self._peers[peer.fileno()] = peer
-        self.loop.watch(peer.fileno(), READABLE, lambda _events: self._on_peer(peer))
-
-    def _drop_peer(self, peer: _socket.socket) -> None:
-        if self._peers.pop(peer.fileno(), None) is None:
-            return
-        self.loop.unwatch(peer.fileno())
-        peer.close()
-        if not self._peers and (not self._going or self._plan.get("bound")):
-            self._kill()  # nobody will ever say "go", or wait for what it finds out
-
     def _on_connect(self, listener: _socket.socket) -> None:
         fd, _ = listener._accept()  # type: ignore[attr-defined]
         peer = _socket.socket(fileno=fd)
         self._add_peer(peer)
         hello = ("hello", os.getpid(), self._pid, self._started)
         try:
+            wire.send(peer, SERVES)
             if self._going:
                 wire.send(peer, ("going",))
             wire.send(peer, hello, (self._pidfd,))
@@ -205,84 +174,26 @@ class Monitor:
         except OSError:
             self._drop_peer(peer)
 
-    def _on_peer(self, peer: _socket.socket) -> None:
-        try:
-            message, fds = wire.receive(peer)
-        except OSError:
-            message, fds = (), []
-        if not message:
-            self._drop_peer(peer)
-            return
-        self._obey(message, fds)
-        for fd in fds:
-            os.close(fd)
-
     def _obey(self, message: wire.Message, fds: list[int]) -> None:
-        kind = message[0]
-        if kind == "go":
-            self._say_go()
-        elif kind == "abort":
-            self._kill()
-        elif kind == "resize":
-            self._resize(message[1], message[2])
-        elif kind == "attach":
-            self._hub.add_client(fds.pop(), message[1:])
-        elif kind == "close_stdin":
-            self._hub.end_input()
-        elif kind == "sync":
-            self._hub.flush_log()
-            self.tell(("synced", message[1]))
+        if message[0] == "exec":
+            begun = execs.begin(self.loop, message, fds, self._pidfd, self._on_exec_over)
+            if begun is not None:
+                self._execs[begun[0]] = begun[1]
+        else:
+            super()._obey(message, fds)
 
-    def _say_go(self) -> None:
-        if self._channel is not None:
-            try:
-                wire.send(self._channel, ("go",))
-            except OSError:
-                return  # it failed already, the reason is on its way
-            self._going = True
+    def _on_exec_over(self, pid: int) -> None:
+        del self._execs[pid]
+        self._stop_if_done()
 
-    def _kill(self) -> None:
-        if self._pidfd >= 0 and self._status is None:
-            try:
-                signals.pidfd_send_signal(self._pidfd, signals.SIGKILL)
-            except ProcessLookupError:
-                return
+    def _stop_if_done(self) -> None:
+        if not self._execs:
+            super()._stop_if_done()
 
-    def _resize(self, rows: int, columns: int) -> None:
-        self._size = (rows, columns)
-        if self._hub.terminal >= 0:
-            try:
-                pty.set_size(self._hub.terminal, rows, columns)
-            except OSError:
-                return  # the terminal is gone
+    def _over(self) -> None:
+        self.loop.stop()
 
-    # --- the first process ------------------------------------------------------------------------------
-
-    def _on_channel(self, _events: int) -> None:
-        channel = self._channel
-        if channel is None:
-            return
-        try:
-            message, fds = wire.receive(channel)
-        except OSError:
-            message, fds = (), []
-        if not message:
-            self.loop.unwatch(channel.fileno())
-            channel.close()
-            self._channel = None
-            if self._failure is None and self._executed:
-                self._started = time.time_ns()
-                self.tell(("started", self._started))
-        elif message[0] == "namespaces":
-            self.tell(("created", self._pid), (self._pidfd,))
-        elif message[0] == "terminal":
-            self._hub.use_terminal(fds[0])
-            if self._size:
-                self._resize(*self._size)
-        elif message[0] == "exec":
-            self._executed = True
-        elif message[0] == "failed":
-            self._failure = message
+    # --- children -----------------------------------------------------------------------------------------
 
     def _on_signals(self, reader: int) -> None:
         if signals.SIGTERM in os.read(reader, 4096):
@@ -298,7 +209,7 @@ class Monitor:
                 return
             grace = self._plan.get("stop_timeout", _STOP_TIMEOUT)
             if grace >= 0:  # negative: however long it takes
-                self.loop.after("stop", grace, self._kill)
+                self.loop.after(grace, self._kill)
 
     def _reap(self) -> None:
         while True:
@@ -308,23 +219,9 @@ class Monitor:
                 return
             if pid == 0:
                 return
-            if pid == self._pid and self._status is None:
-                self._on_ended(os.waitstatus_to_exitcode(status))
-
-    def _on_ended(self, code: int) -> None:
-        self._status = code if code >= 0 else 128 - code
-        while self._channel is not None:  # what it said last, before it ended
-            self._on_channel(READABLE)
-        if not self._started:
-            self.tell(self._failure or ("failed", "killed", 0, self._status, ""))
-            self._hub.drop_clients(only_idle=False)
-            self.loop.stop()
-            return
-        self._kill_left_behind()
-        if self._hub.speaking:
-            self.loop.after("drain", _DRAIN, self._on_drained)
-        else:
-            self._conclude()
+            ended = self if pid == self._pid and self._status is None else self._execs.get(pid)
+            if ended is not None:
+                ended.on_ended(os.waitstatus_to_exitcode(status))
 
     def _kill_left_behind(self) -> None:
         """Without a pid namespace of its own nobody ends the rest of a container. pid_namespaces(7)."""
@@ -339,52 +236,12 @@ class Monitor:
                 except ProcessLookupError:
                     continue
 
-    def _on_silent(self) -> None:
-        if self._status is not None:
-            self._conclude()
-
-    def _on_drained(self) -> None:
-        if self._hub.held:  # a slow client keeps us from reading: its output isn't lost
-            self.loop.after("drain", _DRAIN, self._on_drained)
-        else:
-            self._conclude()
-
-    def _conclude(self) -> None:
-        """All output is in: complete the log, record the exit and tell it."""
-        if self._exit is None and self._status is not None:
-            self.loop.cancel("drain")
-            now = time.time_ns()
-            self._hub.end(now)
-            self._exit = ("exit", self._status, self._oom_killed(), now)
-            record = self._record(self._exit)
-            self.tell(self._exit)
-            if record >= 0:
-                os.fsync(record)
-                os.close(record)
-        self._stop_if_done()
-
-    def _stop_if_done(self) -> None:
-        # An exec's background processes may hold its pipes: read on, or they would get SIGPIPE.
-        if self._exit is not None and not self._hub.attached and not self._hub.speaking:
-            self.loop.stop()
-
-    def _oom_killed(self) -> bool:
-        for path, key in self._plan.get("oom") or ():
-            try:
-                with open(path, "rb") as counters:
-                    lines = [line.split() for line in counters]
-            except OSError:
-                continue
-            if any(len(line) == 2 and line[0] == key.encode() and int(line[1]) > 0 for line in lines):
-                return True
-        return False
-
-    def _record(self, message: wire.Message) -> int:
+    def _record(self) -> int:
         """Write ``exit.json``; its descriptor, still to be synced, or -1 where there is no place for it."""
         directory = self._plan.get("state_dir")
-        if not directory or self._plan["kind"] != "container":
+        if not directory or self._plan["kind"] != "container" or self._exit is None:
             return -1
-        _, code, killed, now = message
+        _, code, killed, now = self._exit
         oom = "true" if killed else "false"
         text = (
             f'{{"id":"{self._plan["id"]}","pid":{self._pid},"code":{code},"oom_killed":{oom},'

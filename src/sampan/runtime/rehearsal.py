@@ -94,9 +94,9 @@ def _in_turns(loop: Loop, actions: list[Callable[[], None]]) -> None:
     def turn() -> None:
         actions.pop(0)()
         if actions:
-            loop.after("turn", 0, turn)
+            loop.after(0, turn)
 
-    loop.after("turn", 0, turn)
+    loop.after(0, turn)
 
 
 def _nothing() -> None:

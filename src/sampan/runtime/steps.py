@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FAILED = 127
 # What Python, zygote and monitor set; an ignored signal would stay ignored through execve.
-_CHANGED_SIGNALS = (
+CHANGED_SIGNALS = (
     signals.SIGPIPE,
     signals.SIGXFSZ,
     signals.SIGINT,
@@ -69,7 +69,7 @@ def _cut(value: object) -> object:
 def reset_signals() -> None:
     """Default actions and nothing blocked, for the program to come. signal(7)."""
     signals.set_wakeup_fd(-1)
-    for number in _CHANGED_SIGNALS:
+    for number in CHANGED_SIGNALS:
         signals.signal(number, signals.SIG_DFL)
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
 

@@ -39,6 +39,19 @@ def send(sock: _socket.socket, message: Message, fds: Sequence[int] = ()) -> Non
     sock.sendmsg([marshal.dumps(message)], ancillary, _socket.MSG_NOSIGNAL)
 
 
+def packed(message: Message) -> bytes:
+    """``message`` as it is sent, for a sender that is no Python."""
+    return marshal.dumps(message)
+
+
+def send_or_not(sock: _socket.socket, message: Message) -> None:
+    """Send ``message``, if there is still somebody who listens."""
+    try:
+        send(sock, message)
+    except OSError:
+        return
+
+
 def receive(sock: _socket.socket) -> tuple[Message, list[int]]:
     """The next message with its descriptors (close-on-exec); ``((), [])`` at the end of the connection."""
     data, ancillary, _flags, _address = sock.recvmsg(_PACKET, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)

@@ -13,9 +13,26 @@ from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
 from sampan.runtime import identity
 from sampan.runtime.config import ExecConfig
+from sampan.runtime.identity import Identity
 
 if TYPE_CHECKING:
     from sampan.engine.exec import Exec
+
+
+_LOOKUP = 1.0  # seconds; the container's files may be on a server that is down
+
+
+async def user(container: Container, plan: dict[str, Any]) -> Identity | None:
+    """Whom the plan's user is in the container; None if that can't be told from here."""
+    name, groups = plan["user"]["name"], plan["user"]["groups"]
+    try:
+        return await roots.soon_inside(_root(container), lambda: identity.resolve(name, groups), _LOOKUP)
+    except (OSError, identity.IdentityError):
+        return None  # who starts it finds out, too, and has words for it
+
+
+def _root(container: Container) -> str:
+    return f"/proc/{container.state.pid}/root"
 
 
 def check(containers: Containers, container: Container, config: ExecConfig) -> None:
@@ -24,7 +41,7 @@ def check(containers: Containers, container: Container, config: ExecConfig) -> N
     if not config.user:
         return
     try:
-        root = os.open(f"/proc/{container.state.pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(_root(container), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:

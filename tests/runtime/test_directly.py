@@ -1,0 +1,243 @@
+"""Execs that their container's monitor starts: as those with a monitor of their own, and nothing is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sampan.errors import StartFailure
+from sampan.runtime import calls, seccomp
+from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
+from tests.runtime.plans import Box
+from tests.runtime.running import read_all, start, supervised, unframe, whom
+
+_SOURCES = Path(calls.__file__).parent / "data"
+_LOOK = """
+id; pwd; umask; env | sort; ls /proc/self/fd; ulimit -n; ulimit -c
+grep -E '^(Sig[PBIC]|Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status
+cat /proc/self/cgroup /proc/self/oom_score_adj
+for n in mnt pid net ipc uts cgroup; do readlink /proc/self/ns/$n; done
+stat -c '%u %a' -L /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2
+set -- $(cat /proc/self/stat); echo $(($5 - $$)) $(($6 - $$)) $7
+"""
+
+
+@pytest.mark.parametrize(("machine", "prefix"), [("x86_64", ""), ("aarch64", "aarch64-linux-gnu-")])
+def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str, prefix: str) -> None:
+    if (platform.machine() != machine and not prefix) or not shutil.which(f"{prefix}as"):
+        pytest.skip(f"no assembler for {machine}")
+    made, code = tmp_path / "o", tmp_path / "bin"
+    subprocess.run([f"{prefix}as", "-o", made, _SOURCES / f"calls-{machine}.S"], check=True)
+    subprocess.run([f"{prefix}objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
+    assert len(code.read_bytes()) % 8 == 0
+    assert code.read_bytes() in calls.Calls(machine).program(1, b"", 0)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_failure_leads_where_its_entry_says(tmp_path: Path, machine: str) -> None:
+    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
+    if machine != platform.machine() and not emulator:
+        pytest.skip(f"nothing executes programs of {machine} here")
+    program = calls.Calls(machine)
+    for number, name in enumerate(("/nosuch", "/")):
+        path = program.text(name)
+        program.call("chdir", path, failed=2)
+        program.call("write", 1, program.put(b"%d" % number), 1)
+    program.call("getcwd", calls.BUFFER, calls.BUFFER_SIZE)
+    program.require(calls.BUFFER, ord("/"))
+    program.call("close", 999)
+    program.call("write", 1, program.put(b"no"), 2)
+    path = tmp_path / "program"
+    path.write_bytes(program.program(1, b" failed", 7))
+    path.chmod(0o755)
+    command = [str(path)] if machine == platform.machine() else [emulator or "", str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (7, b"1 failed")
+
+
+async def begin(
+    box: Box, supervisor: Supervisor, target: Process, args: list[str], *, known: bool = True, **more: Any
+) -> tuple[Process, socket.socket]:
+    end, ours = AttachEnd.pair(stdin=more.get("stdin", False))
+    plan = box.exec_plan(args, **more)
+    return await supervisor.exec(target, plan, [end], whom(box, plan) if known else None), ours
+
+
+async def output(
+    box: Box, supervisor: Supervisor, target: Process, args: list[str], **more: Any
+) -> tuple[int, str, str]:
+    process, ours = await begin(box, supervisor, target, args, **more)
+    streams = unframe(await read_all(ours))
+    return (await process.wait()).code, streams[1].decode(), streams[2].decode()
+
+
+def descriptors(process: Process) -> list[str]:
+    """Where the descriptors of its monitor lead, which come and go by number."""
+    directory = f"/proc/{process.monitor_pid}/fd"
+    return sorted(os.readlink(f"{directory}/{name}").split(":")[0] for name in os.listdir(directory))
+
+
+_FILTER = seccomp.SeccompCache()
+
+
+def default_filter() -> bytes:
+    return _FILTER.program(_FILTER.section("", ["CAP_CHOWN"]))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"user": {"name": "alice", "groups": ["staff", "7"]}, "cwd": "/tmp"},
+        {"user": {"name": "1234:99", "groups": []}, "stdin": True, "stdin_once": True},
+        {"rlimits": [[7, 100, 200], [4, 0, -1]], "umask": 0o077, "env": ["PATH=/nosuch:/bin", "A=é", "B="]},
+        {"seccomp": True},
+        {"seccomp": True, "no_new_privs": True, "user": {"name": "daemon", "groups": []}},
+        {"caps": dict.fromkeys(("bounding", "effective", "permitted"), (1 << 41) - 1)},
+    ],
+    ids=["root", "user", "numbers", "limits", "filtered", "no new privileges", "privileged"],
+)
+def test_both_ways_lead_to_the_same(more: dict[str, Any]) -> None:
+    if more.get("seccomp"):
+        more = {**more, "seccomp": default_filter()}
+    if "caps" in more:
+        more = {**more, "caps": {**more["caps"], "inheritable": 0, "ambient": 0}}
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            found = []
+            for known in (True, False):
+                process, ours = await begin(box, supervisor, target, ["sh", "-c", _LOOK], known=known, **more)
+                assert process.guest == known
+                ours.shutdown(socket.SHUT_WR)
+                streams = unframe(await read_all(ours))
+                assert (await process.wait()).code == 0, streams
+                found.append((streams[1].decode(), streams[2].decode()))
+            assert found[0][0].splitlines() == found[1][0].splitlines()
+            assert found[0][1] == found[1][1]
+            assert "uid=" in found[0][0]
+            await target.abort()
+
+    asyncio.run(go())
+
+
+def test_its_parent_is_the_monitor_which_keeps_nothing() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            await output(box, supervisor, target, ["true"])
+            await asyncio.sleep(0.1)  # the end is told first
+            before = descriptors(target)
+            process, ours = await begin(box, supervisor, target, ["sleep", "60"])
+            stat = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].split()
+            assert int(stat[1]) == target.monitor_pid
+            process.signal(signal.SIGTERM)
+            assert (await process.wait()).code == 143
+            ours.close()
+            many = [output(box, supervisor, target, ["sh", "-c", f"echo {n}; exit {n}"]) for n in range(20)]
+            assert await asyncio.gather(*many) == [(n, f"{n}\n", "") for n in range(20)]
+            with pytest.raises(StartFailure):
+                await output(box, supervisor, target, ["nosuch"])
+            await asyncio.sleep(0.1)
+            assert descriptors(target) == before
+            await target.abort()
+
+    asyncio.run(go())
+
+
+def test_what_path_holds_before_the_program() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            for name in ("one/true", "two"):
+                (box.layer / name).mkdir(parents=True)
+            (box.layer / "two/true").write_text("not executable")
+            (box.layer / "three").mkdir()
+            (box.layer / "three/true").write_text("#!/nosuch\n")
+            (box.layer / "three/true").chmod(0o755)
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            run = ["sh", "-c", "true"]
+            for path in ("/two:/bin", "/nosuch:/bin"):
+                process, ours = await begin(box, supervisor, target, run, env=[f"PATH={path}"])
+                assert process.guest
+                assert (await process.wait()).code == 0
+                ours.close()
+            # A directory is passed over: by the long way, which knows.
+            assert (await output(box, supervisor, target, ["true"], env=["PATH=/one:/bin"]))[0] == 0
+            with pytest.raises(StartFailure, match="no such file or directory"):
+                await output(box, supervisor, target, ["true"], env=["PATH=/three:/bin"])
+            await target.abort()
+
+    asyncio.run(go())
+
+
+def test_its_clients_are_there_for_the_long_way() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            (box.layer / "d/sh").mkdir(parents=True)
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            code, out, err = await output(
+                box, supervisor, target, ["sh", "-c", "echo here; echo there >&2"], env=["PATH=/d:/bin"]
+            )
+            assert (code, out, err) == (0, "here\n", "there\n")
+            await target.abort()
+
+    asyncio.run(go())
+
+
+def test_without_its_engine() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            script = "sleep 1; echo on; touch /on"
+            free, _ = await begin(box, supervisor, target, ["sh", "-c", script])
+            bound, _ = await begin(box, supervisor, target, ["sleep", "60"], bound=True)
+            pid = bound.pid
+            for process in (free, bound):
+                process.forget()
+            while os.path.exists(f"/proc/{pid}"):
+                await asyncio.sleep(0.02)
+            while not os.path.exists(f"/proc/{target.pid}/root/on"):
+                await asyncio.sleep(0.02)
+            await target.abort()
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def test_its_container_ends() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            process, ours = await begin(
+                box, supervisor, target, ["sh", "-c", "dd if=/dev/zero bs=1000000 count=3; sleep 60"]
+            )
+            await asyncio.sleep(0.5)  # what its client doesn't read is kept
+            target.signal(signal.SIGKILL)
+            assert (await target.wait()).code == 137
+            assert (await process.wait()).code == 137
+            monitor = target.monitor_pid
+            assert len(unframe(await read_all(ours))[1]) == 3_000_000
+            while os.path.exists(f"/proc/{monitor}"):
+                await asyncio.sleep(0.02)
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def test_a_stopped_monitor_goes_on() -> None:
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+            os.kill(target.monitor_pid, signal.SIGSTOP)
+            assert (await output(box, supervisor, target, ["echo", "awake"]))[1] == "awake\n"
+            await target.abort()
+
+    asyncio.run(asyncio.wait_for(go(), 20))

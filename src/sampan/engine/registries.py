@@ -69,6 +69,14 @@ def _hosts(engine: Engine) -> Hosts:
     return engine.registry_hosts
 
 
+async def _asking(engine: Engine, work: Callable[[], T]) -> T:
+    """``work`` in a thread."""
+    try:
+        return await asyncio.to_thread(work)
+    finally:
+        _let_go(engine)
+
+
 def _let_go(engine: Engine) -> None:
     """Close connections when nobody has used them for a while."""
     if engine.registry_hosts is not None:
@@ -124,8 +132,11 @@ async def pull(
             with engine.leases.working():  # layers come before the tag that keeps them
                 one(report, name)
 
-    async for found in threads.progress(work):
-        yield found
+    try:
+        async for found in threads.progress(work):
+            yield found
+    finally:
+        _let_go(engine)
     engine.events.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
 
 
@@ -148,10 +159,7 @@ async def log_in(engine: Engine, server: str, login: Mapping[str, str]) -> str:
     if domain in ("index.docker.io", "registry-1.docker.io"):
         domain = HUB
 
-    def work() -> str:
-        return _transport(engine, domain, login).log_in()
-
-    return await asyncio.to_thread(work)
+    return await _asking(engine, lambda: _transport(engine, domain, login).log_in())
 
 
 async def describe(engine: Engine, reference: Reference, login: Mapping[str, str]) -> dict[str, Any]:
@@ -163,7 +171,7 @@ async def describe(engine: Engine, reference: Reference, login: Mapping[str, str
             engine, reference.domain, login, lambda transport: catalog.describe(transport, reference)
         )
 
-    return await asyncio.to_thread(work)
+    return await _asking(engine, work)
 
 
 async def search(engine: Engine, term: str, limit: int, login: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -178,7 +186,7 @@ async def search(engine: Engine, term: str, limit: int, login: Mapping[str, str]
         transport = _transport(engine, domain, {})
         return catalog.search(transport, word, limit, _credentials(login))
 
-    return await asyncio.to_thread(work)
+    return await _asking(engine, work)
 
 
 async def pull_base(
@@ -238,6 +246,9 @@ async def push(
             with engine.leases.working():
                 pushing.push(engine.images, transport, reference, report, at_once=at_once, platform=platform)
 
-        async for found in threads.progress(work):
-            yield found
+        try:
+            async for found in threads.progress(work):
+                yield found
+        finally:
+            _let_go(engine)
         engine.events.publish("image", "push", reference.familiar, {"name": reference.familiar_name})

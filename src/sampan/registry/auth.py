@@ -28,6 +28,7 @@ _CLIENT = "sampan"
 _SHORTEST = 60  # seconds that a token is good for, whatever its server says (as Docker reads it)
 _MARGIN = 5  # seconds before its end in which a token isn't shown any more
 _TRIES = 3
+_BELIEVED = 60.0  # seconds
 
 Challenge = tuple[str, dict[str, str]]
 
@@ -67,10 +68,13 @@ class Credentials:
 class Authorizer:
     """What one user may show one registry: a password, or a token for each scope.
 
-    ``asked`` is what hosts asked for last, by host, perhaps of other users: who comes next shows it at once.
+    ``asked`` is what registries asked for lately (see ``Hosts``), perhaps of others: who comes next shows it at
+    once.
     """
 
-    def __init__(self, pools: Pools, credentials: Credentials, base: str, asked: dict[str, str]) -> None:
+    def __init__(
+        self, pools: Pools, credentials: Credentials, base: str, asked: dict[str, tuple[str, float]]
+    ) -> None:
         self._pools, self._credentials = pools, credentials
         self._base, self._asked = base, asked
         self._values: dict[str, tuple[str, float]] = {}
@@ -87,11 +91,15 @@ class Authorizer:
 
     def header(self, scope: str) -> dict[str, str]:
         """The ``Authorization`` field for a scope (several are separated by blanks), as far as the registry is
-        known to want one. Unauthorized, SystemFailure of its token server.
+        known to want one.
         """
         shown = self._known(scope)
-        if not shown and self._base in self._asked:
-            self.learn(self._asked[self._base], scope, shown)
+        challenge, until = self._asked.get(self._base, ("", 0.0))
+        if not shown and time.monotonic() < until:
+            try:
+                self.learn(challenge, scope, shown)
+            except errors.SampanError:  # it may ask otherwise by now
+                self._asked.pop(self._base, None)
         return self._known(scope)
 
     def learn(self, challenge: str, scope: str, shown: Mapping[str, str]) -> bool:
@@ -110,11 +118,11 @@ class Authorizer:
             return
         if found.get("bearer", {}).get("realm"):
             self._values[scope] = self._token(found["bearer"], scope)
-            self._asked[self._base] = challenge
+            self._asked[self._base] = challenge, time.monotonic() + _BELIEVED
         elif "basic" in found and self._credentials.username:
             self._values.pop(scope, None)  # Harbor asks so when a token isn't enough
             self._values[""] = self._credentials.basic()["authorization"], float("inf")
-            self._asked[self._base] = challenge
+            self._asked[self._base] = challenge, time.monotonic() + _BELIEVED
 
     def identity_token(self, challenge: str) -> str:
         """A token that stands for the password from now on, where the token server gives one; else ""."""

@@ -22,8 +22,8 @@ class Hosts:
     def __init__(self) -> None:
         self.bases: dict[str, tuple[str, float]] = {}
         """By host the address that it was last found at, and until when that is believed (time.monotonic())."""
-        self.asked: dict[str, str] = {}
-        """By address what it asked for last, of those who showed nothing (``WWW-Authenticate``)."""
+        self.asked: dict[str, tuple[str, float]] = {}
+        """By address what it asked for (``WWW-Authenticate``), and until when that is believed."""
         self._lock = threading.Lock()
         self._pools: dict[object, tuple[Pools, float]] = {}
 

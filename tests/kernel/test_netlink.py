@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,6 +64,43 @@ def test_veth_on_a_bridge_into_a_namespace(route: Netlink) -> None:
             box.command("ip", "link", "show", "eth0"), capture_output=True, text=True
         ).stdout
         assert "02:11:22:33:44:55" in inside and "mtu 1400" in inside
+    finally:
+        os.close(netns)
+        box.end()
+
+
+def test_a_quiet_port_and_settings_by_message(route: Netlink) -> None:
+    box = Box()
+    netns = os.open(f"/proc/{box.pid}/ns/net", os.O_RDONLY)
+    try:
+        refused = rt.add_bridge("smpf0")._replace(optional=True)
+        route.send(
+            rt.add_bridge("smpf0"),
+            refused,
+            rt.add_veth("smpfv", "eth0", netns=netns),
+            rt.without_own_ipv6("smpfv"),
+        )
+        bridge = rt.find_link(route, "smpf0")
+        assert bridge is not None
+        route.send(rt.set_ipv4(bridge.index, [(rt.ARP_NOTIFY, 1), (rt.ROUTE_LOCALNET, 1)]))
+        for name, value in {
+            "ipv4/conf/smpf0/arp_notify": "1",
+            "ipv4/conf/smpf0/route_localnet": "1",
+            "ipv4/conf/smpf0/arp_accept": "0",
+            "ipv6/conf/smpfv/addr_gen_mode": "1",
+        }.items():
+            assert Path("/proc/sys/net", name).read_text().strip() == value, name
+        with IPRoute() as judge:
+            (link,) = judge.link("get", ifname="smpfv")
+            assert (link.get("IFLA_NUM_TX_QUEUES"), link.get("IFLA_NUM_RX_QUEUES")) == (1, 1)
+            subprocess.run(box.command("ip", "link", "set", "eth0", "up"), check=True)
+            deadline = time.monotonic() + 5
+            while link.get("IFLA_OPERSTATE") != "UP" and time.monotonic() < deadline:
+                time.sleep(0.01)
+                (link,) = judge.link("get", ifname="smpfv")
+            assert link.get("IFLA_OPERSTATE") == "UP"
+        index = socket.if_nametoindex("smpfv")
+        assert not [item for item in rt.list_addresses(route) if item.index == index]
     finally:
         os.close(netns)
         box.end()

@@ -45,11 +45,15 @@ _DUMP_TRIES = 5
 
 
 class Message(NamedTuple):
-    """One message to send: its type (RTM_NEWLINK …), NLM_F_* flags and everything behind the header."""
+    """One message to send: its type (RTM_NEWLINK …), NLM_F_* flags and everything behind the header.
+
+    ``optional``: that the kernel refuses it is no error.
+    """
 
     kind: int
     flags: int
     body: bytes
+    optional: bool = False
 
 
 class Reply(NamedTuple):
@@ -157,7 +161,9 @@ class Netlink:
                     answers.append(reply.body)
                     continue
                 waiting -= 1
-                failure = failure or _failure(reply, reply.sequence - first)
+                index = reply.sequence - first
+                if failure is None and not messages[index].optional:
+                    failure = _failure(reply, index)
         if failure is not None:
             raise failure
         return answers

@@ -6,9 +6,9 @@ sockets there and ends disturbs nobody. The sockets stay in that namespace where
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -53,6 +53,5 @@ async def in_thread(work: Callable[[], T], afterwards: Callable[[], object] | No
         if afterwards is not None:
             afterwards()
 
-    thread = threading.Thread(target=run, name="netns", daemon=True)
-    thread.start()
+    _thread.start_new_thread(run, ())  # threading's would have us wait until it runs
     return await asyncio.shield(future)

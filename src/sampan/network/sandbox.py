@@ -23,6 +23,7 @@ from sampan.network.fallback import Fallback
 from sampan.network.files import RESOLVER
 
 TABLE = "sampan"
+_UNHEARD = "UDP apps that listen on ::1 only are not reached"
 _CLEAR = "".join(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n" for family in ("ip", "ip6"))
 # The resolver's ports are changed to 53 and back packet by packet: address translation would have the kernel
 # track every connection of the container. Questions are changed before a tracking that other rules ask for,
@@ -132,7 +133,9 @@ def build(
     loopback_ports: tuple[tuple[str, int], ...] = (),
     resolver: bool = False,
 ) -> None:
-    """Make all interfaces and rules of a new sandbox. Enters the namespace: for a thread that ends after.
+    """Make all interfaces and rules of a new sandbox, whose loopback is up already.
+
+    Enters the namespace: for a thread that ends after.
 
     ``host`` is a route socket of the host's namespace; call ``built.finish`` when nobody waits.
     Raises OSError; what was made ends with the namespace.
@@ -142,7 +145,6 @@ def build(
         make_link(host, netns, item)
     enter(netns)
     with Netlink() as inside:
-        inside.send(rt.change_link(1, up=True))
         for item in planned:
             configure(inside, item, localnet=bool(loopback_ports))
     serve(built, planned, loopback_ports=loopback_ports, resolver=resolver)
@@ -166,7 +168,10 @@ def serve(
     if "tcp" in protocols:
         sockets.relays = fallback.relay_sockets(ipv6=ipv6)
     if "udp" in protocols:
-        sockets.unheard = fallback.unheard_sockets(ipv6=ipv6)
+        try:
+            sockets.unheard = fallback.unheard_sockets(ipv6=ipv6)
+        except OSError as failure:
+            built.warnings.append(f"{_UNHEARD}: {failure}")
     own = tuple((item.name, item.ipv4) for item in planned if item.ipv4)
     found = Fallback(loopback_ports, own, _ports(sockets.relays), _ports(sockets.unheard))
     write_rules(Rules(found, _ports(sockets.resolver or ())), built, again=again)
@@ -189,7 +194,9 @@ def make_link(host: Netlink, netns: int, item: Interface) -> None:
         messages = [rt.add_ipvlan(item.name, item.parent, item.mode, item.flag, netns=netns, mtu=item.mtu)]
     else:
         messages = [
-            rt.add_veth(item.outer, item.name, netns=netns, mac=item.mac, mtu=item.mtu, master=item.parent)
+            rt.add_veth(item.outer, item.name, netns=netns, mac=item.mac, mtu=item.mtu, master=item.parent),
+            # A bridge's port receives for the bridge: an address of its own would only make noise on it.
+            rt.without_own_ipv6(item.outer),
         ]
         if item.hairpin or item.isolated:
             messages.append(rt.bridge_port(item.outer, hairpin=item.hairpin, isolated=item.isolated))
@@ -204,19 +211,27 @@ def make_link(host: Netlink, netns: int, item: Interface) -> None:
 
 def configure(inside: Netlink, item: Interface, *, localnet: bool = False) -> None:
     """Addresses, sysctls and routes of one interface, from a thread in the namespace."""
-    link = rt.parse_link(inside.send(rt.get_link(item.name))[0])
+    index = socket.if_nametoindex(item.name)
     settings = dict(item.sysctls)
-    # Tells neighbours that the address has a new owner: they may remember its last one's MAC address.
-    settings.setdefault(f"net.ipv4.conf.{item.name}.arp_notify", "1")
-    if localnet:
-        settings[f"net.ipv4.conf.{item.name}.route_localnet"] = "1"
     settings.setdefault(f"net.ipv6.conf.{item.name}.disable_ipv6", "0" if item.ipv6 else "1")
     for name, value in settings.items():
         write_sysctl(name, value, missing_ok=name.startswith("net.ipv6."))
-    messages = [rt.add_address(link.index, address) for address in item.addresses]
-    messages.append(rt.change_link(link.index, up=True))
-    messages += [rt.add_route(route, index=link.index) for route in item.routes]
-    inside.send(*messages, *_default_routes(link.index, item.gateways))
+    inside.send(
+        rt.set_ipv4(index, _ipv4_settings(item, localnet)),
+        *(rt.add_address(index, address) for address in item.addresses),
+        rt.change_link(index, up=True),
+        *(rt.add_route(route, index=index) for route in item.routes),
+        *_default_routes(index, item.gateways),
+    )
+
+
+def _ipv4_settings(item: Interface, localnet: bool) -> list[tuple[int, int]]:
+    """Settings for the kernel; what was asked for by name (``item.sysctls``) stays as it is."""
+    settings = [(rt.ROUTE_LOCALNET, 1)] if localnet else []
+    if f"net.ipv4.conf.{item.name}.arp_notify" not in item.sysctls:
+        # Tells neighbours that the address has a new owner: they may remember its last one's MAC address.
+        settings.append((rt.ARP_NOTIFY, 1))
+    return settings
 
 
 def set_gateways(inside: Netlink, index: int, gateways: Iterable[rt.Address]) -> None:
@@ -308,7 +323,7 @@ def _write_less(rules: Rules, built: Built, nft: Nft, clear: str, failure: NftEr
     with contextlib.suppress(NftError):
         if rules.fallback.unheard[0]:
             nft.run(clear + rules_text(less))
-            built.warnings.append(f"UDP apps that listen on ::1 only are not reached: {failure}")
+            built.warnings.append(f"{_UNHEARD}: {failure}")
             return
     plain = rules_text(Rules(Fallback(), rules.resolver))
     if plain:

@@ -13,7 +13,7 @@ from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new
 from sampan.engine.networks.types import SandboxRequest
 from sampan.network.ipam import Address
 from sampan.network.macaddr import parse_mac, random_mac
-from sampan.network.options import ENDPOINT_IFNAME, BridgeOptions, endpoint_sysctls
+from sampan.network.options import ENDPOINT_IFNAME, endpoint_sysctls
 from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
 
 DEFAULT = "bridge"
@@ -131,21 +131,11 @@ def _take(
     if pool is None:
         return
     address = pool.take(wanted) if wanted is not None else pool.allocate()
-    gateway = _gateway(network, version, str(pool.gateway))
+    gateway = "" if network.internal else str(pool.gateway)
     if version == 4:
         endpoint.ipv4, endpoint.prefix4, endpoint.gateway4 = str(address), pool.subnet.prefixlen, gateway
     else:
         endpoint.ipv6, endpoint.prefix6, endpoint.gateway6 = str(address), pool.subnet.prefixlen, gateway
-
-
-def _gateway(network: NetworkRecord, version: int, gateway: str) -> str:
-    if network.internal:
-        return ""
-    if network.driver == "bridge":
-        options = BridgeOptions.parse(network.options, internal=network.internal)
-        if version == 4 and options.inhibit_ipv4:
-            return gateway
-    return gateway
 
 
 def dns_names(name: str, container_id: str, hostname: str, aliases: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import socket
 from collections.abc import Iterable
 
 from sampan import errors
@@ -38,6 +39,7 @@ class Ground:
         self.refusal = ""
         self._firewall: Firewall | None = None
         self._indexes: dict[str, int] = {}
+        self._options: dict[str, BridgeOptions] = {}
         try:
             self._firewall = Firewall(self.table, Nft(), enabled=config.iptables)
             self.sources = Sources(self.table, self._firewall.nft)
@@ -114,7 +116,7 @@ class Ground:
 
     def _ensure_bridge(self, network: NetworkRecord) -> None:
         firewall = self.firewall
-        options = BridgeOptions.parse(network.options, internal=network.internal)
+        options = self.options(network)
         addresses = []
         for subnet in network.subnets:
             isolated = options.modes[0 if subnet.version == 4 else 1] == "isolated"
@@ -128,16 +130,28 @@ class Ground:
             write_sysctl(f"net.ipv4.conf.{network.device.replace('.', '/')}.route_localnet", "1")
         firewall.add_segment(self.segment(network))
 
+    def options(self, network: NetworkRecord) -> BridgeOptions:
+        """The options of a bridge network that is made, parsed once."""
+        known = self._options.get(network.id)
+        if known is None:
+            known = BridgeOptions.parse(network.options, internal=network.internal)
+            self._options[network.id] = known
+        return known
+
+    def icc(self, network: NetworkRecord) -> bool:
+        """Whether containers of a bridge network may reach each other."""
+        return self.options(network).icc and (self.config.icc or not network.is_default_bridge)
+
     def segment(self, network: NetworkRecord) -> Segment:
         """What the firewall is told of a bridge network."""
-        options = BridgeOptions.parse(network.options, internal=network.internal)
+        options = self.options(network)
         masquerade = options.masquerade and (self.config.ip_masq or not network.is_default_bridge)
         return Segment(
             bridge=network.device,
             subnets=tuple(item.subnet for item in network.subnets),
             masquerade=masquerade,
             internal=network.internal,
-            icc=options.icc and (self.config.icc or not network.is_default_bridge),
+            icc=self.icc(network),
             snat=tuple(filter(None, (options.host_ipv4, options.host_ipv6))),
             open=options.versions("nat-unprotected"),
             routed=options.versions("routed"),
@@ -155,8 +169,11 @@ class Ground:
 
     def index(self, network: NetworkRecord) -> int:
         """The index of a network's bridge or parent link; made again when it has vanished."""
-        found = rt.find_link(self.route, network.device)
-        if found is None or found.index != self._indexes.get(network.id):
+        try:
+            found = socket.if_nametoindex(network.device)
+        except OSError:
+            found = 0
+        if not found or found != self._indexes.get(network.id):
             self.ensure(network)
         return self._indexes[network.id]
 
@@ -167,6 +184,7 @@ class Ground:
     def drop(self, network: NetworkRecord) -> None:
         """Take a network's links and rules away. SystemFailure when the kernel refuses."""
         self._indexes.pop(network.id, None)
+        self._options.pop(network.id, None)
         if not network.device:
             return
         try:

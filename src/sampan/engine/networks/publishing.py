@@ -36,7 +36,7 @@ class Publishing:
         if target is None:
             return
         network = self._networks.catalog.get(target.network_id)
-        options = BridgeOptions.parse(network.options, internal=network.internal)
+        options = self._networks.ground.options(network)
         wanted = self._wanted(options, request)
         own = [6 if ":" in address else 4 for address in target.addresses()]
         routed = [version for version in options.versions("routed") if version in own]

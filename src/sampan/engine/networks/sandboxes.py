@@ -26,7 +26,7 @@ from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.netns import in_thread, open_netns
 from sampan.network import bridges, sandbox
-from sampan.network.options import BridgeOptions, LanOptions
+from sampan.network.options import LanOptions
 
 if TYPE_CHECKING:
     from sampan.engine.networks.service import Networks
@@ -116,7 +116,7 @@ class Sandboxes:
                 if network.driver not in ("host", "null"):
                     self._networks.ground.index(network)
                 self._name(item, request, network, endpoint, settings.links or ())
-                options[endpoint.id] = (_prefix(network), dict(settings.driver_opts or {}))
+                options[endpoint.id] = (self._prefix(network), dict(settings.driver_opts or {}))
                 item.endpoints.append(endpoint)
             places.name_interfaces(item.endpoints, options)
             item.egress = self._networks.guard.rules(
@@ -128,6 +128,9 @@ class Sandboxes:
             self._networks.publishing.reserve(item, request)
             undo.pop_all()
         return item
+
+    def _prefix(self, network: NetworkRecord) -> str:
+        return self._networks.ground.options(network).iface_prefix if network.driver == "bridge" else "eth"
 
     def _name(
         self, item: Sandbox, request: SandboxRequest, network: NetworkRecord, endpoint: Endpoint,
@@ -183,7 +186,7 @@ class Sandboxes:
         try:
             netns = open_netns(pid)
         except OSError as failure:
-            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {failure}") from failure
+            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {errors.said(failure)}") from failure
         host = Netlink()
         try:
             self._forward(item)
@@ -194,7 +197,7 @@ class Sandboxes:
                 built.finish,
             )
         except OSError as failure:
-            raise errors.SystemFailure(f"{_CONTEXT}{failure}") from failure
+            raise errors.SystemFailure(f"{_CONTEXT}{errors.said(failure)}") from failure
         finally:
             host.close()
             os.close(netns)
@@ -219,14 +222,13 @@ class Sandboxes:
         if endpoint.driver != "bridge":
             lan = LanOptions.parse(endpoint.driver, network.options)
             return sandbox.Interface(**common, mode=lan.mode, flag=lan.flag, mtu=lan.mtu)
-        options = BridgeOptions.parse(network.options, internal=network.internal)
-        segment = self._networks.ground.segment(network)
+        options = self._networks.ground.options(network)
         return sandbox.Interface(
             **common,
             outer=endpoint.outer,
             mtu=options.mtu or self._networks.config.mtu,
             hairpin=bool(item.published),
-            isolated=not segment.icc,
+            isolated=not self._networks.ground.icc(network),
         )
 
     def _forward(self, item: Sandbox) -> None:
@@ -388,12 +390,6 @@ class Sandboxes:
     def key(self, item: Sandbox) -> str:
         """The path of the sandbox's network namespace (inspect's SandboxKey)."""
         return f"/proc/{item.pid}/ns/net" if item.pid else ""
-
-
-def _prefix(network: NetworkRecord) -> str:
-    if network.driver == "bridge":
-        return BridgeOptions.parse(network.options, internal=network.internal).iface_prefix
-    return "eth"
 
 
 def _in_context(failure: errors.SampanError) -> errors.SampanError:

@@ -24,6 +24,12 @@ class SampanError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
 
+def said(failure: OSError) -> str:
+    """What the kernel said, as Go programs write it: ``open /x: no such file or directory``."""
+    words = failure.strerror or str(failure)
+    return (f"open {failure.filename}: " if failure.filename else "") + words[:1].lower() + words[1:]
+
+
 class InvalidParameter(SampanError):
     """The request or input is malformed (400)."""
 

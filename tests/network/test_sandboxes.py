@@ -379,6 +379,28 @@ async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="aaa"))  # it would be the way out
+    web, box = await lab.run(name="web")
+
+    def seen() -> list[str]:
+        shown = [subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout.count("\n")]
+        for what in (("-o", "link"), ("-4", "-o", "addr"), ("route",)):
+            shown.append(subprocess.run(box.command("ip", *what), capture_output=True, text=True).stdout)
+        return [*map(str, shown)]
+
+    before = seen()
+    missing = {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.nosuch=1"}
+    with pytest.raises(errors.SystemFailure, match="open /proc/sys/net/ipv4/conf/eth1/nosuch: no such file"):
+        await lab.networks.connect("aaa", "web", EndpointSettings(driver_opts=missing))
+    taken = {"com.docker.network.endpoint.ifname": "lo"}
+    with pytest.raises(errors.SystemFailure, match="networking: file exists"):
+        await lab.networks.connect("aaa", "web", EndpointSettings(driver_opts=taken))
+    assert seen() == before
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
+
+
+@in_lab()
 async def test_gateway_priority(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="a"))
     await lab.networks.create(CreateNetwork(name="b"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from sampan.errors import SystemFailure
+from sampan.errors import SystemFailure, said
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.network.sandbox import write_sysctl
@@ -36,7 +36,7 @@ def ensure(
     wanted = list(addresses)
     try:
         if link is None:
-            _make(route, name, mtu, table, ipv6=any(item.version == 6 for item in wanted))
+            _make(route, name, mtu, table, ipv6=any(_six(wanted)))
             link = rt.find_link(route, name)
         if link is None or link.kind != "bridge":
             raise SystemFailure(f"{name} is no bridge", hint="Remove that link, or name another bridge.")
@@ -47,8 +47,15 @@ def ensure(
         if messages:
             route.send(*messages)
     except OSError as failure:
-        raise SystemFailure(f"failed to create bridge {name} via netlink: {failure}") from failure
+        hint = "IPv6 needs an MTU of 1280 or more." if mtu and mtu < 1280 and any(_six(wanted)) else ""
+        raise SystemFailure(
+            f"failed to create bridge {name} via netlink: {said(failure)}", hint=hint
+        ) from failure
     return link.index, link.alias == mark(table)
+
+
+def _six(addresses: Iterable[rt.Interface]) -> Iterator[bool]:
+    return (item.version == 6 for item in addresses)
 
 
 def _make(route: Netlink, name: str, mtu: int, table: str, *, ipv6: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sampan import errors
@@ -124,7 +124,9 @@ async def _join(
         networks._containers().save(container)
         networks.store.save_sandbox(item)
         if isinstance(failure, OSError):
-            raise errors.SystemFailure(f"failed to set up container networking: {failure}") from failure
+            raise errors.SystemFailure(
+                f"failed to set up container networking: {errors.said(failure)}"
+            ) from failure
         raise
     if not _alive(networks, item):
         return
@@ -183,14 +185,19 @@ async def _build(networks: Networks, item: Sandbox, endpoint: Endpoint) -> None:
     networks.ground.index(networks.catalog.get(endpoint.network_id))  # its bridge may have vanished
     planned = networks.sandboxes.interface(item, endpoint)
     ways = _ways_out(item.endpoints)
+    before = _ways_out([other for other in item.endpoints if other is not endpoint])
     netns, host = open_netns(item.pid), Netlink()
 
     def work() -> None:
         inside.make_link(host, netns, planned)
         enter(netns)
         with Netlink() as route:
-            inside.configure(route, planned, localnet=bool(item.published))
-            inside.choose_gateways(route, ways)
+            try:
+                inside.configure(route, planned, localnet=bool(item.published))
+                inside.choose_gateways(route, ways)
+            except OSError:
+                _remove(route, planned.name, before)
+                raise
         if item.published and endpoint.ipv4:
             inside.interface_changed(endpoint.interface, endpoint.ipv4)
 
@@ -288,7 +295,9 @@ async def _leave(
                 endpoint.phase = ""
                 item.endpoints.append(endpoint)
                 networks.store.save_sandbox(item)
-                raise errors.SystemFailure(f"leaving network {network.name}: {failure}") from failure
+                raise errors.SystemFailure(
+                    f"leaving network {network.name}: {errors.said(failure)}"
+                ) from failure
     if before is not None:
         networks.guard.forget(endpoint.addresses())
     networks.catalog.release(network.id, endpoint.addresses())
@@ -313,10 +322,7 @@ async def _unbuild(item: Sandbox, endpoint: Endpoint) -> None:
     def work() -> None:
         enter(netns)
         with Netlink() as route:
-            found = rt.find_link(route, endpoint.interface)
-            if found is not None:
-                route.send(rt.delete_link(found.index))
-            inside.choose_gateways(route, ways)
+            _remove(route, endpoint.interface, ways)
         if item.published and endpoint.ipv4:
             inside.interface_changed(endpoint.interface, endpoint.ipv4, left=True)
 
@@ -324,6 +330,14 @@ async def _unbuild(item: Sandbox, endpoint: Endpoint) -> None:
         await in_thread(work)
     finally:
         os.close(netns)
+
+
+def _remove(route: Netlink, name: str, ways: Mapping[str, Sequence[str]]) -> None:
+    """Take an interface away, if it is there, and have these ways out. From a thread in the namespace."""
+    found = rt.find_link(route, name)
+    if found is not None:
+        route.send(rt.delete_link(found.index))
+    inside.choose_gateways(route, ways)
 
 
 async def recover(networks: Networks, item: Sandbox) -> None:

@@ -87,9 +87,14 @@ class EngineConfig:
     live_restore: bool = True
     shutdown_timeout: int = 15
     storage_opts: tuple[str, ...] = ()
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
+
+    def cdi_directories(self) -> list[str]:
+        """Where CDI devices are described; none when the feature ``cdi`` is off, or ``cdi-spec-dirs`` is [""]."""
+        return [name for name in self.cdi_spec_dirs if name] if self.features.get("cdi", True) else []

@@ -12,7 +12,7 @@ import fcntl
 import os
 
 from sampan.kernel import loopback, namespaces, process, pty
-from sampan.runtime import identity, program, reaper, rootfs, steps, wire
+from sampan.runtime import hooks, identity, program, reaper, rootfs, steps, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def _prepare_root(plan: Plan, report: steps.Report) -> int:
         if plan["tty"]:
             report.at("terminal")
             master, slave = rootfs.open_console(root)
+        if plan.get("hooks"):
+            report.at("hook")
+            _run_hooks(*plan["hooks"])
         rootfs.restrict(root, plan, report.at)
         if plan.get("make_cwd"):
             report.at("make cwd", plan["cwd"])
@@ -156,6 +159,12 @@ def _prepare_root(plan: Plan, report: steps.Report) -> int:
     if slave >= 0:
         steps.use_terminal(slave, plan.get("console_size"))
     return master
+
+
+def _run_hooks(found: list[list[Any]], state: str) -> None:
+    """Programs that CDI devices bring along. The pid is the one that the container sees (runtime.md, State)."""
+    told = f'{state[:-1]}, "pid": {os.getpid()}}}'
+    hooks.run_all("createContainer", [hooks.Hook(*hook) for hook in found], told)
 
 
 def _wait_for_go(channel: _socket.socket) -> None:

@@ -11,7 +11,7 @@ import os
 import resource
 
 from sampan.kernel import archcalls, namespaces, process, pty, signals
-from sampan.runtime import identity, program, wire
+from sampan.runtime import hooks, identity, program, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ CHANGED_SIGNALS = (
 
 
 _MOST_TEXT = 4096
+# Errors whose text says it all.
+_TOLD = OSError | hooks.HookFailed | identity.IdentityError | program.ProgramError
 
 
 class Report:
@@ -52,7 +54,7 @@ class Report:
         """Send ``("failed", step, errno, detail, text)`` and end this process."""
         number = getattr(error, "errno", None) or 0
         text = str(error) if not isinstance(error, OSError) else str(error.filename or "")
-        if not isinstance(error, OSError | identity.IdentityError | program.ProgramError | ValueError):
+        if not isinstance(error, _TOLD | ValueError):
             text = f"{type(error).__name__}: {text}"
         detail = tuple(map(_cut, self.detail)) if isinstance(self.detail, tuple) else _cut(self.detail)
         try:

@@ -93,10 +93,6 @@ def check_host(host: HostConfig) -> None:
         )
     if host.shm_size < 0:
         raise errors.InvalidParameter("SHM size can not be less than 0")
-    if host.device_requests:
-        raise errors.Unsupported(
-            "device requests (--gpus, CDI) are not supported", hint="Give the nodes by --device."
-        )
     if host.userns_mode not in ("", "host"):
         raise errors.Unsupported(f"user namespace mode {host.userns_mode} is not supported")
     capabilities.normalise(host.cap_add, "CapAdd")

@@ -8,6 +8,7 @@ import os
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sampan import errors
 from sampan.engine.containers import attach, launchspec, logdriver
@@ -17,6 +18,9 @@ from sampan.engine.containers.record import Container, MountPoint
 from sampan.engine.networks.types import Prepared, SandboxRequest
 from sampan.kernel import paths
 from sampan.runtime.supervisor import Process
+
+if TYPE_CHECKING:
+    from sampan.engine.containers.devicerequests import Granted
 
 _log = logging.getLogger(__name__)
 
@@ -31,17 +35,20 @@ async def launch(containers: Containers, container: Container, live: Live) -> Pr
         undo.callback(attach.close_ends, ends)
         undo.push_async_callback(containers.networks.release, container.id)
         joined = launchspec.joined_namespaces(containers, container)
+        granted = await _granted(containers, container)
         if container.host.log_config.type not in ("", "json-file", "local", "none"):
             await asyncio.to_thread(logdriver.probe, container)
         await _mount_volumes(containers, container, undo)
         # Meanwhile: it takes a millisecond, or long when somebody else changes groups.
-        making = asyncio.create_task(asyncio.to_thread(launchspec.make_cgroup, containers, container))
+        making = asyncio.create_task(
+            asyncio.to_thread(launchspec.make_cgroup, containers, container, granted)
+        )
         undo.push_async_callback(_destroy_made, making)
         prepared = await containers.networks.prepare(SandboxRequest.of(container))
         write_files(containers, container, prepared)
         _make_run_dir(containers, container, undo)
         cgroup = launchspec.open_cgroup(containers, container)
-        spec, plan = launchspec.build(containers, container, cgroup, joined)
+        spec, plan = launchspec.build(containers, container, cgroup, joined, granted=granted)
         await asyncio.shield(making)
         process = await containers.supervisor.launch(plan, ends)
         undo.push_async_callback(process.abort)
@@ -55,6 +62,16 @@ async def launch(containers: Containers, container: Container, live: Live) -> Pr
         undo.pop_all()
     live.process, live.cgroup, live.spec = process, cgroup, spec
     return process
+
+
+async def _granted(containers: Containers, container: Container) -> Granted | None:
+    """What device requests bring, None without any. SystemFailure."""
+    if not container.host.device_requests:
+        return None
+    from sampan.engine.containers.devicerequests import grant  # seldom needed
+
+    directories = containers.config.cdi_directories()
+    return await asyncio.to_thread(grant, container.host.device_requests, directories)
 
 
 async def _mount_volumes(containers: Containers, container: Container, undo: AsyncExitStack) -> None:

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sampan import errors
 from sampan.engine.containers import apparmor, launchmounts, logdriver, signals, sysctls
@@ -22,6 +22,9 @@ from sampan.kernel.bpf import DeviceRule
 from sampan.runtime import capabilities, devices, seccomp
 from sampan.runtime.cgroups.devicerules import EVERYTHING
 from sampan.runtime.config import RLIMITS, ContainerConfig, HostConfig
+
+if TYPE_CHECKING:
+    from sampan.engine.containers.devicerequests import Granted
 
 Plan = dict[str, Any]
 DEFAULT_PARENT = "sampan"
@@ -36,11 +39,12 @@ def cgroup_parent(containers: Containers, container: Container) -> str:
     )
 
 
-def make_cgroup(containers: Containers, container: Container) -> Cgroup:
-    """Make the groups with the container's limits and device rules. SystemFailure."""
+def make_cgroup(containers: Containers, container: Container, granted: Granted | None = None) -> Cgroup:
+    """Make the groups with the container's limits and rules for its and ``granted`` devices. SystemFailure."""
     group = Cgroup.create(cgroup_parent(containers, container), container.id, container.host)
     try:
-        group.restrict_devices(device_rules(container.host))
+        rules = device_rules(container.host)
+        group.restrict_devices(rules + granted.rules if granted else rules)
     except OSError as problem:
         group.destroy()
         raise errors.SystemFailure(f"device cgroup rules: {problem}") from problem
@@ -137,8 +141,9 @@ def build(
     cgroup: Cgroup,
     joined: list[list[Any]],
     rootfs: list[Any] | None = None,
+    granted: Granted | None = None,
 ) -> tuple[Plan, Plan]:
-    """The plan of the first process; twice, because an exec is planned from the same.
+    """What an exec is planned from, and the plan of the first process: the same but for ``granted`` devices.
 
     ``rootfs`` in the plan's form replaces the container's own layers.
     """
@@ -179,7 +184,11 @@ def build(
         **rights(containers, host),
     }
     plan |= launchmounts.plan(containers, container, cgroup.path)
-    return plan, plan
+    if granted is None:
+        return plan, plan
+    first = dict(plan)
+    granted.add_to(first, state)
+    return plan, first
 
 
 def environment(container: Container) -> list[str]:

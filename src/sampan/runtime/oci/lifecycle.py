@@ -10,7 +10,8 @@ from sampan.kernel import namespaces, signals
 from sampan.runtime import wire
 from sampan.runtime.oci import bundle as bundles
 from sampan.runtime.oci import cgroup, console, hooks, initial, making, plan, stage, store, trees, words
-from sampan.runtime.oci.spec import HOOKS, Hook, Spec
+from sampan.runtime.oci.hooks import Hook
+from sampan.runtime.oci.spec import HOOKS, Spec, hook
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def spec_hooks(container: Container) -> dict[str, list[Hook]]:
     from sampan.runtime.oci.document import Node
 
     node = Node(container.config()).node("hooks")
-    return {name: node.objects(name, Hook) for name in HOOKS}
+    return {name: node.objects(name, hook) for name in HOOKS}
 
 
 # -- end --------------------------------------------------------------------------------------------------------
@@ -315,8 +316,8 @@ def wait_end(pid: int, patience: float = 10.0) -> None:
 
 def _poststop(found: list[Hook], state: dict[str, Any], log: Log) -> None:
     """Each is run; what fails is a warning (runtime.md, Lifecycle)."""
-    for hook in found:
+    for one in found:
         try:
-            hooks.run_all("poststop", [hook], state)
+            hooks.run_all("poststop", [one], state)
         except hooks.HookFailed as error:
             log.warning(str(error))

@@ -7,6 +7,7 @@ ones with InvalidParameter; what the specification doesn't know is ignored, as i
 from __future__ import annotations
 
 from sampan.errors import InvalidParameter, Unsupported
+from sampan.runtime.hooks import Hook
 from sampan.runtime.oci.document import INT64, UINT64, Node
 from sampan.runtime.oci.resources import Resources
 
@@ -180,18 +181,12 @@ def _capabilities(node: Node) -> dict[str, list[str]]:
     return {name: node.texts(name) for name in CAPABILITY_SETS}
 
 
-class Hook:
-    """A program to run at a point of the life cycle; ``timeout`` in seconds."""
-
-    __slots__ = ("args", "env", "path", "timeout")
-
-    def __init__(self, node: Node) -> None:
-        self.path = node.needed_text("path")
-        if not self.path.startswith("/"):
-            raise InvalidParameter(f"{node.where('path')}: {self.path!r} isn't an absolute path")
-        self.args = node.texts("args")
-        self.env = node.texts("env")
-        self.timeout = node.number("timeout", 1, INT64)
+def hook(node: Node) -> Hook:
+    """A hook of a configuration."""
+    path = node.needed_text("path")
+    if not path.startswith("/"):
+        raise InvalidParameter(f"{node.where('path')}: {path!r} isn't an absolute path")
+    return Hook(path, node.texts("args"), node.texts("env"), node.number("timeout", 1, INT64))
 
 
 class Device:
@@ -285,7 +280,7 @@ class Spec:
         self.hostname = node.text("hostname")
         self.domainname = node.text("domainname")
         hooks = node.node("hooks")
-        self.hooks = {name: hooks.objects(name, Hook) for name in HOOKS}
+        self.hooks = {name: hooks.objects(name, hook) for name in HOOKS}
         self.annotations = node.mapping("annotations")
         node.required("linux")
         self.linux = Linux(node.node("linux"))

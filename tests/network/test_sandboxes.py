@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -461,6 +462,28 @@ async def test_switchboard_killed(lab: Lab) -> None:
     lab.networks.ground.firewall.set_short_cut(False)
     assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
     assert (await lookup(server, "web")).startswith("NOERROR 172.")
+
+
+def test_switchboard_that_could_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    @in_lab()
+    async def check(lab: Lab) -> None:
+        await lab.networks.create(CreateNetwork(name="n1"))
+        python = sys.executable
+        monkeypatch.setattr(sys, "executable", "/nonexistent")  # as while Python itself is being replaced
+        _web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(sys, "executable", python)
+        server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        lab.networks.ground.firewall.set_short_cut(False)
+        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("ERROR")
+        for _ in range(100):
+            if (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"):
+                break
+            await asyncio.sleep(0.05)
+        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "tried again"
+        assert (await lookup(server, "web")).startswith("NOERROR 172.")
+
+    check()
 
 
 @in_lab()

@@ -22,6 +22,7 @@ from sampan.network.switchboard.channel import PACKET, TIMEOUT, Channel, Switchb
 
 log = logging.getLogger(__name__)
 _FDS_APACKET = 100
+_START, _AGAIN = 30.0, 3.0
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from sampan.network.switchboard.main import main; main()"
 )
@@ -72,6 +73,7 @@ class Switchboard:
         self._task: asyncio.Task[None] | None = None
         self._waiting: deque[Waiting] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     # -- connection ----------------------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class Switchboard:
         found = self._find()
         if found is None:
             raise SwitchboardError(f"the switchboard can't be reached at {self._path}")
+        found.settimeout(_START)  # on a machine that is very busy Python begins slowly
         found.send(b'{"op": "state"}')
         found.recv(PACKET)
         return found
@@ -178,12 +181,18 @@ class Switchboard:
                     # A container asks from the moment of its "client": by then all names must be known.
                     self._waiting = deque(sorted(self._waiting, key=lambda one: one.order["op"] == "client"))
                 except OSError as failure:
-                    log.error("no switchboard: %s", failure)
+                    log.error("no switchboard: %s; trying again in %d s", failure, _AGAIN)
                     while self._waiting:
                         self._waiting.popleft().fail(failure)
+                    self._known = {}
+                    self._timer = asyncio.get_running_loop().call_later(_AGAIN, self._try_again)
                     return
             else:
                 self._channel.give(self._waiting.popleft())
+
+    def _try_again(self) -> None:
+        if self._channel is None and not self._waiting:
+            self._task = asyncio.get_running_loop().create_task(self._revive())
 
     # -- orders --------------------------------------------------------------------------------------------
 
@@ -274,6 +283,8 @@ class Switchboard:
         """Leave it alone, or have it end when no container is left."""
         if self._worker is not None:
             self._worker.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         while self._waiting:
             self._waiting.popleft().fail(SwitchboardError("the engine ends"))
         if end and self._channel is not None:

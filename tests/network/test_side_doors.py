@@ -193,3 +193,37 @@ async def test_the_next_server_is_asked_where_one_fails(lab: Lab) -> None:
     assert await lookup(box, "elsewhere.example") == "NOERROR 10.201.7.2"
     _c, box = await lab.run("n1", dns=["10.201.7.3"])
     assert await lookup(box, "elsewhere.example") == "SERVFAIL"
+
+
+@in_lab()
+async def test_egress_rules_are_about_the_address_that_is_asked(lab: Lab) -> None:
+    ports = {"80/tcp": "8080", "80/udp": "8080"}
+    web, server = await lab.run(ports=ports)
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    server.app(ECHO, "udp", "0.0.0.0", "80", "web")
+    lab.neighbour()
+    await make_network(lab)
+    _c, box = await lab.run("one", config=controlled("10.201.7.1:8080,10.201.7.1:8080/udp"))
+    own = lab.networks.settings(web.id)["Networks"]["bridge"]["IPAddress"]
+    _c, other = await lab.run("one", config=controlled(f"{own}"))
+    for short_cut in (True, False):
+        lab.networks.ground.firewall.set_short_cut(short_cut)
+        for kind in ("tcp", "udp"):
+            assert (await aask(box, kind, "10.201.7.1", 8080)).startswith("web")
+            assert (await aask(box, kind, "172.29.61.1", 8080)).startswith("ERROR"), "not this one"
+            assert (await aask(other, kind, "10.201.7.1", 8080)).startswith("ERROR"), "nor by way of the host"
+        assert "refused" in await aask(box, "tcp", "172.29.61.1", 8080, seconds=0.5), "at once"
+
+
+@in_lab()
+async def test_the_listener_answers_from_the_address_that_was_asked(lab: Lab) -> None:
+    four, six = lab.neighbour(), lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
+    subprocess.run(["ip", "addr", "add", "10.201.7.9/24", "dev", "smpfw1"], check=True)
+    subprocess.run(["ip", "addr", "add", "fd00:77::9/64", "dev", "smpfw2", "nodad"], check=True)
+    _web, server = await lab.run(ports={"80/udp": "8080"})
+    server.app(ECHO, "udp", "0.0.0.0", "80", "web")
+    lab.networks.ground.firewall.set_short_cut(False)
+    for outside, host in (
+        (four, "10.201.7.1"), (four, "10.201.7.9"), (six, "fd00:77::1"), (six, "fd00:77::9"), (None, "127.0.0.1"),
+    ):  # fmt: skip
+        assert (await aask(outside, "udp", host, 8080)).startswith("web"), host

@@ -232,8 +232,11 @@ _CHAINS = """
     ip6 saddr @egress6 jump egress
   }
 """
+# Containers under egress control go by the listener: their rules are about the address that they ask.
 _SHORT_CUT = {
     "prerouting": (
+        "ip saddr @egress4 return",
+        "ip6 saddr @egress6 return",
         "meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 jump publish",
         "meta nfproto ipv6 fib daddr type local jump publish",
     ),

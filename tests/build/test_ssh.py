@@ -8,6 +8,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,23 @@ def test_killed_engine_leaves_no_socket(new_sampand: Any, tmp_path: Path, agent:
     client.kill()
     client.wait()
     until(lambda: not left(daemon))
+
+
+def test_an_agent_for_key_files_leaves_no_process(tmp_path: Path) -> None:
+    """Not even a dead one, for the machine's first process may never reap."""
+    script = (
+        "import ctypes, sys\nfrom sampan.cli.sshagents import Lent\n"
+        "ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans come to us\n"
+        "lent = Lent(['id=' + sys.argv[1]])\nlent.close()\n"
+        "print(open('/proc/thread-self/children').read().split())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(key(tmp_path, "three"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_the_door_itself(sampand: Daemon, base: str, busybox: str) -> None:

@@ -16,8 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sampan.client.engine import Client
 
-# ssh-agent runs this, and goes with it: when we end, however we do, its stdin ends.
-_KEEP = 'ssh-add -q -- "$@" >&2 || exit 1; echo ready; cat >/dev/null; kill "$SSH_AGENT_PID"'
+# ssh-agent runs this, and goes with it: when we end, however we do, its stdin ends. The agent is a child that the
+# shell hasn't started: it is reaped while the shell waits for another, and left to nobody.
+_KEEP = """
+end() { kill "$SSH_AGENT_PID"; while kill -0 "$SSH_AGENT_PID" 2>/dev/null; do sleep 0.02 || sleep 1; done; }
+ssh-add -q -- "$@" >&2 || { end; exit 1; }
+echo ready
+cat >/dev/null
+end
+"""
 
 
 class Lent:

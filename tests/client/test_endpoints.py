@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import socket
 import ssl
@@ -117,12 +119,29 @@ def test_logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     helper = tmp_path / "docker-credential-file"
     helper.write_text(f"#!/bin/sh\ncase $1 in store) cat > {tmp_path}/kept;; get) cat {tmp_path}/kept;; "
-                      f"erase) rm {tmp_path}/kept;; esac\n")  # fmt: skip
+                      f"erase) rm {tmp_path}/kept;; list) echo '{{\"reg:5000\": \"u\"}}';; esac\n")  # fmt: skip
     helper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     again.data["credsStore"] = "file"
     assert credentials.store(again, "reg:5000", login) == ""
     assert credentials.get(again, "reg:5000") == login
+
+    def sent() -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = json.loads(
+            base64.urlsafe_b64decode(credentials.all_headers(again)["X-Registry-Config"])
+        )
+        return found
+
+    assert sent() == {"reg:5000": login}
+    # The environment comes first.
+    pair = base64.b64encode(b"job:token").decode()
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {"https://reg:5000/v1/": {"auth": pair}}}))
+    assert credentials.get(again, "reg:5000")["username"] == "job"
+    assert sent()["https://reg:5000/v1/"]["password"] == "token"
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", "[]")
+    with pytest.raises(ClientError, match="DOCKER_AUTH_CONFIG can't be read"):
+        credentials.get(again, "reg:5000")
+    monkeypatch.delenv("DOCKER_AUTH_CONFIG")
     again.data["credHelpers"] = {"reg:5000": "nosuch"}
     with pytest.raises(ClientError, match="executable file not found"):
         credentials.get(again, "reg:5000")

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from sampan import errors
+from sampan.engine.registries import login_for
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
 from sampan.registry import catalog
@@ -679,3 +680,25 @@ def test_docker_hub(new_store: NewStore, registry: str, hub: tuple[Hub, Settings
     with pytest.raises(errors.SystemFailure, match="toomanyrequests: You have reached") as caught:
         once()
     assert "pull 100 times in 6 hours. It ends in 2 hours. docker login raises it" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("domain", "user"),
+    [("docker.io", "hub"), ("reg:5000", "plain"), ("ghcr.io", "url"), ("ghcr.io:443", ""), ("127.1", "")],
+)
+def test_logins_for_builds(domain: str, user: str) -> None:
+    keys = {"https://index.docker.io/v1/": "hub", "reg:5000": "plain", "https://ghcr.io/v2/": "url"}
+    auth = {key: {"username": name} for key, name in keys.items()}
+    assert login_for(domain, auth) == ({"username": user} if user else {})
+
+
+def test_a_mirror_of_presigned_addresses(
+    front: NewFront, registry: str, serve: Callable[..., Any], new_store: NewStore
+) -> None:
+    """Its upstream sends even the question for a size on to where only GET is allowed."""
+    identity = stored(new_store, registry, size=500_000).list()[0].id
+    storage = front(lambda one: one.command == "HEAD" and one.answer(403))
+    place = f"http://localhost:{storage.server_address[1]}"
+    upstream = front(lambda one: "/blobs/" in one.path and one.answer(307, Location=place + one.path))
+    mirror = serve("--mirror", f"http://{upstream.address}")
+    assert pull(new_store("two"), mirror.address) == identity

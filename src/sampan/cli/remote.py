@@ -19,7 +19,9 @@ def connect(cli: CLI, reference: Reference, *, insecure: bool = False) -> Transp
     from sampan.registry.transport import Settings, Transport
 
     login = credentials.get(cli.config, credentials.server_of(reference.domain))
-    user = Credentials(login.get("username", ""), login.get("password", ""), login.get("identitytoken", ""))
+    user = Credentials(
+        *(login.get(name, "") for name in ("username", "password", "identitytoken", "registrytoken"))
+    )
     return Transport(reference.domain, user, Settings(insecure=(reference.domain,) if insecure else ()))
 
 

@@ -7,6 +7,8 @@ from sampan.client.errors import ClientError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sampan.client.config import Config
 
 HUB_SERVER = "https://index.docker.io/v1/"
@@ -26,7 +28,9 @@ def headers(config: Config, domain: str) -> dict[str, str]:
 
 def all_headers(config: Config) -> dict[str, str]:
     """``X-Registry-Config`` with every login, for builds."""
-    servers = {*config.table("auths"), *config.table("credHelpers")}
+    servers = {*_environment(), *config.table("auths"), *config.table("credHelpers")}
+    if store := config.text("credsStore"):
+        servers |= jsontext.loads(_run(f"docker-credential-{store}", "list", "") or "{}").keys()
     found = {server: login for server in sorted(servers) if (login := get(config, server))}
     return {"X-Registry-Config": encode(found)} if found else {}
 
@@ -40,10 +44,15 @@ def encode(document: object) -> str:
 
 
 def get(config: Config, server: str) -> dict[str, str]:
-    """A registry's login: username, password or identitytoken, serveraddress. Empty when there is none."""
-    if helper := _helper(config, server):
-        return _ask(helper, server)
-    entry = config.table("auths").get(server) or _by_host(config, server)
+    """A registry's login: username, password or identitytoken, serveraddress. Empty when there is none.
+
+    The environment (``DOCKER_AUTH_CONFIG``) comes before the helper and the file, as with Docker's client.
+    """
+    entry = _of_server(_environment(), server)
+    if entry is None:
+        if helper := _helper(config, server):
+            return _ask(helper, server)
+        entry = _of_server(config.table("auths"), server)
     if not isinstance(entry, dict):
         return {}
     login = {str(key): str(value) for key, value in entry.items() if key != "auth" and value}
@@ -63,10 +72,27 @@ def get(config: Config, server: str) -> dict[str, str]:
     return login
 
 
-def _by_host(config: Config, server: str) -> object:
-    """Old files keep URLs as keys."""
+def _of_server(entries: dict[str, Any], server: str) -> object:
+    """The entry of a server, None for none. Old files keep URLs as keys."""
     wanted = _host(server)
-    return next((entry for key, entry in config.table("auths").items() if _host(key) == wanted), None)
+    return entries.get(server) or next((one for key, one in entries.items() if _host(key) == wanted), None)
+
+
+def _environment() -> dict[str, Any]:
+    """The logins in ``DOCKER_AUTH_CONFIG``: JSON as in config.json, for jobs that have no file."""
+    import os
+
+    text = os.environ.get("DOCKER_AUTH_CONFIG", "")
+    if not text:
+        return {}
+    try:
+        found = jsontext.loads(text)["auths"]
+        return {str(server): entry for server, entry in found.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ClientError(
+            "DOCKER_AUTH_CONFIG can't be read",
+            hint='It should be {"auths": {"REGISTRY": {"auth": "base64 of USER:PASSWORD"}}}.',
+        ) from None
 
 
 def _host(server: str) -> str:

@@ -189,6 +189,17 @@ async def search(engine: Engine, term: str, limit: int, login: Mapping[str, str]
     return await _asking(engine, work)
 
 
+def login_for(domain: str, auth: Mapping[str, Any]) -> Mapping[str, str]:
+    """The credentials for a registry among those of ``X-Registry-Config``: its keys are hosts or URLs."""
+    wanted = _HUB_INDEX if domain == HUB else domain
+    for key in (domain, wanted, *auth):
+        host = key.partition("://")[2] if "://" in key else key
+        if key in auth and host.partition("/")[0] in (domain, wanted):
+            login: Mapping[str, str] = auth[key]
+            return login
+    return {}
+
+
 async def pull_base(
     engine: Engine,
     text: str,
@@ -198,10 +209,7 @@ async def pull_base(
 ) -> None:
     """Pull a build's base image; ``auth`` is ``X-Registry-Config``: credentials by registry."""
     reference = Reference.parse(text).with_default_tag()
-    keys = [reference.domain, f"https://{reference.domain}"]
-    if reference.domain == "docker.io":
-        keys.append("https://index.docker.io/v1/")
-    login: Mapping[str, str] = next((auth[key] for key in keys if key in auth), {})
+    login = login_for(reference.domain, auth)
     async for found in pull(engine, reference, login, platform):
         if "progressDetail" not in found and "status" in found:
             note(found["status"])

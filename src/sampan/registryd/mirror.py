@@ -160,7 +160,11 @@ class Mirror(Repositories):
         path = f"/v2/{repository}/blobs/{digest}"
         try:
             response = self._transport.request("HEAD", path, _scope(repository))
-        except errors.SampanError as error:
+            if response.status not in (200, 404):
+                # What the question is sent on to may be an address for GET alone. Nothing of it is read.
+                response = self._transport.request("GET", path, _scope(repository), stream=True)
+                response.close()
+        except (errors.SampanError, urllib3.exceptions.HTTPError) as error:
             raise Refusal("UNAVAILABLE", f"the upstream registry failed: {error}") from error
         length = response.headers.get("Content-Length", "")
         if response.status != 200 or not length.isdigit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
 import h11
@@ -160,3 +161,29 @@ def test_query_escapes() -> None:
     assert parse_query("a=b+c&a=%41&x") == {"a": ["b c", "A"], "x": [""]}
     with pytest.raises(errors.InvalidParameter, match="invalid URL escape"):
         parse_query("a=%zz")
+
+
+def test_a_stream_waits_until_its_head_was_read(sampand: Any, busybox: str) -> None:
+    """What docker-py gets with the head it loses."""
+    body = {"Image": busybox, "Cmd": ["sleep", "60"], "HostConfig": {"NetworkMode": "none"}}
+    container = sampand.json("POST", "/containers/create", body)["Id"]
+    try:
+        sampand.json("POST", f"/containers/{container}/start")
+        for pause in (0.05, 0.05, 0.5):
+            create = {"Cmd": ["echo", "hi"], "AttachStdout": True}
+            started = sampand.json("POST", f"/containers/{container}/exec", create)["Id"]
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(sampand.socket)
+                head = f"POST /v1.50/exec/{started}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                head += "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n{}"
+                client.sendall(head.encode())
+                time.sleep(pause)  # the client has no processor; the program has ended meanwhile
+                first = client.recv(65536)
+                assert first.startswith(b"HTTP/1.1 101")
+                rest = b"".join(iter(lambda: client.recv(65536), b""))
+                assert (first + rest).endswith(b"\1\0\0\0\0\0\0\3hi\n")
+                if pause < 0.1:
+                    assert first.endswith(b"\r\n\r\n")
+    finally:
+        sampand.json("DELETE", f"/containers/{container}?force=1")

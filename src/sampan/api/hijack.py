@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import socket
+import termios
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
+_LOOKS, _LOOK = 200, 0.001  # how often, and every how many seconds, one looks whether the head has been read
 
 
 class Hijacked:
@@ -25,6 +29,7 @@ class Hijacked:
         self._size = 0
         self._eof = False
         self._paused = False
+        self._begun = False
         self._arrival = asyncio.Event()
 
     @property
@@ -67,7 +72,23 @@ class Hijacked:
 
     async def write(self, data: bytes) -> None:
         """Send, waiting while the client is slow. ConnectionResetError when it is gone."""
+        if not self._begun:
+            self._begun = True
+            await self._head_read()
         await self._send(data)
+
+    async def _head_read(self) -> None:
+        """Wait a moment for a client on a unix socket to read the answer's head.
+
+        docker-py reads that through a buffer, and the stream past the buffer: what it got with the head is lost.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family != socket.AF_UNIX:
+            return
+        for _ in range(_LOOKS):
+            if self.gone.is_set() or not _unread(sock.fileno()):
+                return
+            await asyncio.sleep(_LOOK)
 
     def write_eof(self) -> None:
         """End our side only; the client may go on sending."""
@@ -77,3 +98,8 @@ class Hijacked:
     def close(self) -> None:
         """Send what is written, then close."""
         self._transport.close()
+
+
+def _unread(fd: int) -> bool:
+    """Whether the peer of a unix socket has something to read. tcp(7), SIOCOUTQ; unix sockets have it too."""
+    return fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)) != bytes(4)

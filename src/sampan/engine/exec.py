@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,12 +58,14 @@ class Execs:
     def __init__(self, containers: Containers) -> None:
         self._containers = containers
         self._execs: dict[str, Exec] = {}
+        self._running: dict[str, Exec] = {}
+        self._ended: deque[Exec] = deque()  # in the order of their ends
         self._tasks: set[asyncio.Task[None]] = set()
         containers.exec_ids, containers.run_probe = self.ids, self.run_probe
 
     def ids(self, container: Container) -> list[str]:
         """Instances that run in the container."""
-        return [e.id for e in self._execs.values() if e.container_id == container.id and e.running]
+        return [e.id for e in self._running.values() if e.container_id == container.id]
 
     def get(self, exec_id: str) -> Exec:
         """NotFound "No such exec instance: x"."""
@@ -97,9 +100,8 @@ class Execs:
 
     def _forget_old(self) -> None:
         limit = time.monotonic() - FORGET_AFTER
-        gone = [e.id for e in self._execs.values() if e.ended_at and e.ended_at < limit]
-        for exec_id in gone:
-            del self._execs[exec_id]
+        while self._ended and self._ended[0].ended_at < limit:
+            del self._execs[self._ended.popleft().id]
 
     def check_start(self, exec_id: str) -> tuple[Exec, Container]:
         """The instance and its container, both fit for a start."""
@@ -169,11 +171,12 @@ class Execs:
             process = await self._containers.supervisor.exec(live.process, plan, ends, ids)
         except errors.SampanError as problem:
             exec_.exit_code = problem.exit_code if isinstance(problem, errors.StartFailure) else 126
-            exec_.ended_at = time.monotonic()
+            self._note_end(exec_)
             exec_.settled.set()
             exec_.over.set()
             raise
         exec_.process, exec_.pid, exec_.running = process, process.pid, True
+        self._running[exec_.id] = exec_
         exec_.settled.set()
         task = asyncio.create_task(self._watch(exec_, container, process))
         self._tasks.add(task)
@@ -185,9 +188,14 @@ class Execs:
         except errors.SampanError:
             exec_.exit_code = 137
         exec_.running, exec_.process = False, None
-        exec_.ended_at = time.monotonic()
+        del self._running[exec_.id]
+        self._note_end(exec_)
         self._containers.publish(container, "exec_die", execID=exec_.id, exitCode=str(exec_.exit_code))
         exec_.over.set()
+
+    def _note_end(self, exec_: Exec) -> None:
+        exec_.ended_at = time.monotonic()
+        self._ended.append(exec_)
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size; waits for a start that is under way. InvalidParameter if it failed."""

@@ -525,6 +525,36 @@ def test_a_name_within_an_insecure_network(registry: str, new_store: NewStore) -
                 puller.pull(transport, name, quiet)
 
 
+def test_proxies_of_the_configuration(
+    new_store: NewStore, front: NewFront, registry: str, new_sampand: Any, tmp_path: Path
+) -> None:
+    stored(new_store, registry)
+    proxy = front()
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps({"proxies": {"http-proxy": f"http://me:secret@{proxy.address}"}}))
+    daemon = new_sampand(
+        "--config-file", str(file), "--insecure-registry", "registry.test:5000", "--no-proxy=x"
+    )
+    assert "Downloaded newer image" in daemon.docker("pull", "registry.test:5000/team/x:1").stdout
+    assert all(
+        path.startswith("http://registry.test:5000/") for method, path, _ in proxy.requests if method == "GET"
+    )
+    info = daemon.json("GET", "/info")
+    assert (info["HttpProxy"], info["NoProxy"]) == (f"http://xxxxx:xxxxx@{proxy.address}", "x")
+    assert "secret" not in json.dumps(info)
+
+
+def test_a_proxy_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with pytest.raises(errors.SystemFailure) as caught:
+        catalog.tags(Transport("registry.test"), Reference.parse("registry.test/x"))
+    wanted = "proxyconnect tcp: dial tcp 127.0.0.1:1: connect: connection refused"
+    assert caught.value.message == f'Get "https://registry.test/v2/": {wanted}'
+    assert "NO_PROXY" in caught.value.hint
+
+
 # -- Docker Hub -----------------------------------------------------------------------------------------------
 
 

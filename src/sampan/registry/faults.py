@@ -26,6 +26,9 @@ def unreachable(
 def reason(error: Exception | None, host: str) -> str:
     """What went wrong."""
     for cause in _causes(error):
+        if isinstance(cause, urllib3.exceptions.ProxyError):
+            return f"proxyconnect tcp: {_inner(cause.original_error)}"
+    for cause in _causes(error):
         if isinstance(cause, ConnectionRefusedError) or "refused" in str(cause).lower():
             return f"dial tcp {host.replace('localhost', '127.0.0.1')}: connect: connection refused"
         if isinstance(cause, urllib3.exceptions.NameResolutionError):
@@ -34,6 +37,14 @@ def reason(error: Exception | None, host: str) -> str:
             return f"x509: {_certificate(cause, host)}"
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
             return "http: server gave HTTP response to HTTPS client"
+    return str(error)
+
+
+def _inner(error: Exception) -> str:
+    """An error of urllib3 in Go's words, where it is one that Go has words for."""
+    refused = isinstance(error.__cause__ or error.__context__, ConnectionRefusedError)
+    if isinstance(error, urllib3.exceptions.NewConnectionError) and refused:
+        return f"dial tcp {error.conn.host}:{error.conn.port}: connect: connection refused"
     return str(error)
 
 
@@ -46,8 +57,13 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
 
 
 def _advice(error: Exception | None, host: str, place: Path | None) -> str:
-    """What helps against a certificate that isn't trusted, "" for other faults."""
+    """What helps against a certificate that isn't trusted or a proxy that doesn't serve, "" for other faults."""
     for cause in _causes(error):
+        if isinstance(cause, urllib3.exceptions.ProxyError):
+            return (
+                "HTTP_PROXY, HTTPS_PROXY (or daemon.json's proxies) say which proxy is used, NO_PROXY for which "
+                "hosts none is."
+            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             if cause.verify_code in _EXPIRED:
                 return "The registry needs a new certificate, or this machine's clock is wrong."

@@ -138,11 +138,21 @@ def check(place: Town) -> None:
     wanted = seen[0]
     assert {json.loads(item) for item in elements("bridges")} == wanted["bridges"]
     mapped = {tuple(json.loads(item)[0]["concat"]) for item in elements("any4")}
-    assert mapped == wanted["ports"]
+    assert mapped == wanted["ports"] == {tuple(json.loads(item)["concat"]) for item in elements("held")}
     own = {address for group in wanted["addresses"].values() for address in group}
     assert {json.loads(item) for item in elements("egress4")} <= own
     kept = {json.loads(item)["concat"][0] for item in elements("allowport4")}
     assert kept <= own
+    assert bound_to_addresses() <= set(links()), "no chain of a link that has gone"
+
+
+def bound_to_addresses() -> set[str]:
+    """The links that chains of the engine bind to their addresses."""
+    done = subprocess.run(
+        ["nft", "-j", "list", "table", "netdev", "sampan_smpf0"], capture_output=True, text=True
+    )
+    objects = json.loads(done.stdout)["nftables"] if done.stdout else []
+    return {item["chain"]["name"] for item in objects if "chain" in item}
 
 
 def test_killed_at_any_moment(here: Town) -> None:

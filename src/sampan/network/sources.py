@@ -72,6 +72,15 @@ class Sources:
         with contextlib.suppress(NftError):  # the kernel may have taken it away with the device
             self._nft.run(f"delete chain {_FAMILY} {self._table} {device}")
 
+    def prune(self) -> None:
+        """Drop the chains of devices that nobody has bound: an engine was killed before it could."""
+        bound = {device for devices in self._devices.values() for device in devices}
+        with contextlib.suppress(NftError):
+            for item in self._nft.query(f"list table {_FAMILY} {self._table}"):
+                name = item.get("chain", {}).get("name", "")
+                if name and name not in bound:
+                    self._drop(name)
+
     def mend(self) -> None:
         """Make all chains anew: somebody has flushed them."""
         for devices in self._devices.values():

@@ -144,6 +144,12 @@ class Guard:
             devices = {one.outer: one.addresses() for one in controlled if one.outer}
             self._networks.ground.sources.bind(item.container, devices)
 
+    def tidy(self) -> None:
+        """After a restart, when all that run are under control again: what an engine before us left goes."""
+        with contextlib.suppress(errors.SampanError):
+            if self._networks.ground.firewall.present:
+                self._networks.ground.sources.prune()
+
     def limit(self, item: Sandbox) -> None:
         """The part of it that needs no interface: what its addresses may reach."""
         found: Elements = {}

@@ -117,6 +117,7 @@ class Networks:
     async def restore(self, running: Mapping[str, int]) -> None:
         """After a restart: ``running`` has the pid of every container that runs; the rest is released."""
         await self.sandboxes.restore(running)
+        self.guard.tidy()
 
     async def _switchboard_died(self) -> None:
         await self.sandboxes.mend_all()

@@ -217,8 +217,9 @@ def test_containers_outlive_the_engine(world: World, way: str) -> None:
 
 def test_without_live_restore_they_end_with_it_and_come_back(world: World) -> None:
     started = populate(world)
-    slow = "trap 'sleep 1.2; exit 9' TERM; echo up; " + ENDLESS
-    run(world, "slow", ["sh", "-c", slow], StopTimeout=5)
+    # Its own stop timeout is longer than what the engine gives those that have none.
+    slow = "trap 'sleep 3.5; exit 9' TERM; echo up; " + ENDLESS
+    run(world, "slow", ["sh", "-c", slow], StopTimeout=9)
     run(world, "stubborn", ["sh", "-c", "trap '' TERM; echo up; " + ENDLESS])
     for name in ("slow", "stubborn"):
         until(lambda name=name: "up" in world.must("GET", f"/containers/{name}/logs?stdout=1"), name)  # type: ignore[misc]
@@ -237,6 +238,25 @@ def test_without_live_restore_they_end_with_it_and_come_back(world: World) -> No
         assert state(world, name)["StartedAt"] != started[name]
     assert state(world, "no")["ExitCode"] == 143 and state(world, "no")["Status"] == "exited"
     assert state(world, "slow")["ExitCode"] == 9 and state(world, "stubborn")["ExitCode"] == 137
+
+
+def test_an_end_that_takes_too_long_is_cut_short_by_the_third_signal(world: World) -> None:
+    """What was being stopped goes on, and is taken over."""
+    world.stop()
+    world.flags = ("--live-restore=false",)
+    world.start()
+    run(world, "stubborn", ["sh", "-c", "trap '' TERM; echo up; " + ENDLESS], "always", StopTimeout=100)
+    until(lambda: "up" in world.must("GET", "/containers/stubborn/logs?stdout=1"), "it")
+    before = state(world, "stubborn")
+    assert world.process is not None
+    for _ in range(3):
+        assert world.process.poll() is None
+        world.process.terminate()
+        time.sleep(0.3)
+    assert world.process.wait(5) == 1
+    world.start()
+    assert state(world, "stubborn") == before
+    assert look(world, "stubborn")["RestartCount"] == 0
 
 
 def test_a_restart_that_was_due_comes_after_the_engine_is_back(world: World) -> None:

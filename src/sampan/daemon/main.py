@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sampan.storage.rootlock import RootLock
 
 log = logging.getLogger("sampan.daemon")
+_ENOUGH = 3  # signals that ask for the end
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,17 +154,26 @@ class Daemon:
         log.info("ending")
         systemd.notify("STOPPING=1")
         if self._engine is not None:
-            self._engine.stop_builds()
+            self._engine.begin_end()
         await server.close()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end.set)
+            loop.add_signal_handler(number, self._on_end)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     _engine: Engine | None = None
+    _asked = 0
+
+    def _on_end(self) -> None:
+        """SIGTERM or SIGINT; the third one waits for nobody any more, as with dockerd. Nothing is lost by that."""
+        self._end.set()
+        self._asked += 1
+        if self._asked == _ENOUGH:
+            log.warning("ending at once: asked for %d times", _ENOUGH)
+            os._exit(1)
 
     def _reload(self) -> None:
         """SIGHUP: read the file again; what is wrong in it changes nothing and is said in the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sampan.engine.containers.registry import Registry
 from sampan.engine.events import EventBus
 from sampan.engine.exec import Execs
 from sampan.engine.networks import Networks
+from sampan.engine.networks.claim import Claim
 from sampan.engine.quotas import Quotas
 from sampan.engine.volumes import Volumes
 from sampan.images.store import ImageStore
@@ -83,7 +84,7 @@ class Engine:
         self.leases.add_roots(self._containers_need)
         self.execs = Execs(self.containers)
         self._restart: asyncio.Task[None] | None = None
-        self._lock: RootLock | None = None
+        self._owned = ExitStack()
 
     @cached_property
     def builder(self) -> Builder:
@@ -107,15 +108,15 @@ class Engine:
         """An engine that is ready: containers that run on are taken over, restart policies are at work.
 
         ``lock`` is the data root's, where the caller holds it; else it is taken until ``close``. SystemFailure
-        when the data root can't be used, or another engine has it.
+        when the data root can't be used, or another engine has it or the default bridge.
         """
-        own = None
         async with AsyncExitStack() as undo:
+            owned = undo.enter_context(ExitStack())
             if lock is None:
-                own = RootLock(config.data_root)
-                undo.callback(own.close)
+                owned.callback(RootLock(config.data_root).close)
+            owned.callback(Claim(config).close)
             engine = cls(config)
-            engine._lock = own
+            engine._owned = owned
             undo.callback(engine.db.close)
             await engine.supervisor.start()
             undo.push_async_callback(engine.supervisor.close)
@@ -129,8 +130,9 @@ class Engine:
             undo.pop_all()
         return engine
 
-    def stop_builds(self) -> None:
-        """The first thing of an end: builds need not be waited for."""
+    def begin_end(self) -> None:
+        """The first thing of an end: builds need not be waited for, and restart policies start nothing more."""
+        self.containers.closing = True
         if "builder" in self.__dict__:
             self.builder.stop()
 
@@ -150,8 +152,7 @@ class Engine:
         await self.supervisor.close()
         await self.events.close()
         self.db.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._owned.close()
 
     def reload(self, config: EngineConfig) -> None:
         """Take over what may change while it runs (``engine.config.RELOADABLE``)."""

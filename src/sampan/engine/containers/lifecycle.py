@@ -390,8 +390,13 @@ async def _stop_to_restart(
 
 
 async def stop_for_shutdown(containers: Containers, container: Container, timeout: int) -> None:
-    """Stop a container because the engine ends: for its restart policy nobody stopped it."""
+    """Stop a container because the engine ends: for its restart policy nobody stopped it.
+
+    It has its own stop timeout, where it says one; else ``timeout`` seconds.
+    """
     live = containers.live(container)
+    if container.config.stop_timeout is not None:
+        timeout = container.config.stop_timeout
     await stop_running(containers, container, live, timeout=timeout, by_user=False)
 
 

@@ -18,6 +18,7 @@ integer type) and :class:`Parse` (a function that checks and normalises a string
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -180,7 +181,7 @@ def _decoder(type_: Any) -> Decoder:
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
         return _struct_decoder(bare)
     if origin is list:
-        return _list_decoder(_decoder(arguments[0]), _zero(arguments[0]), go_type)
+        return _sequence_decoder(_decoder(arguments[0]), _zero(arguments[0]), go_type)
     if origin is dict:
         return _dict_decoder(arguments[0], arguments[1], go_type)
     if bare is str:
@@ -256,6 +257,21 @@ def _list_decoder(item: Decoder, zero: Callable[[], Any], go_type: str) -> Decod
         return [zero() if entry is None else item(entry) for entry in value]
 
     return decode
+
+
+def _sequence_decoder(item: Decoder, zero: Callable[[], Any], go_type: str) -> Decoder:
+    """A slice's decoder; an array's (``[2]uint``) fills up with zeros and ignores what is too much."""
+    decode = _list_decoder(item, zero, go_type)
+    length = re.match(r"\*?\[(\d+)\]", go_type)
+    if length is None:
+        return decode
+    size = int(length[1])
+
+    def decode_array(value: Any) -> list[Any]:
+        found: list[Any] = decode(value[:size] if type(value) is list else value)
+        return found + [zero() for _ in range(size - len(found))]
+
+    return decode_array
 
 
 def _dict_decoder(key_type: Any, value_type: Any, go_type: str) -> Decoder:

@@ -172,6 +172,21 @@ def test_run_of_a_single_service(project: Project) -> None:
     assert "store" in project.compose("ps").stdout
 
 
+def test_volumes_of_the_image_go_over_into_a_new_container(sampand: Daemon, project: Project) -> None:
+    (project.directory / "web" / "Dockerfile").write_text(
+        'FROM busybox\nVOLUME /keep\nCMD ["sleep", "1000"]\n'
+    )
+    text = "version: '2.4'\nservices:\n  web: {build: web, init: true, environment: {COLOUR: blue}}\n"
+    (project.directory / "docker-compose.yml").write_text(text)
+    project.compose("up", "-d")
+    before = inspect(sampand, project.container("web"))["Id"]
+    project.compose("exec", "-T", "web", "sh", "-c", "echo kept > /keep/file")
+    (project.directory / "docker-compose.yml").write_text(text.replace("blue", "red"))
+    project.compose("up", "-d", "-t", "1")
+    assert inspect(sampand, project.container("web"))["Id"] != before
+    assert project.compose("exec", "-T", "web", "cat", "/keep/file").stdout == "kept\n"
+
+
 def test_up_in_the_foreground(project: Project) -> None:
     text = (
         "version: '2.4'\nservices:\n  one: {image: busybox, command: sh -c 'echo first; sleep 0.5; exit 4'}\n"

@@ -92,6 +92,12 @@ def test_empty_and_null_lists_stay_apart() -> None:
     assert shown["Dns"] is None
 
 
+@pytest.mark.parametrize("given", [[], [7], [7, 8], [7, 8, 9], [7, 8, "x"]])
+def test_an_array_has_its_length(given: list[Any]) -> None:
+    host = create({"HostConfig": {"ConsoleSize": given}}).host_config
+    assert host is not None and host.console_size == [*given, 0, 0][:2]
+
+
 def test_what_go_leaves_out_when_empty() -> None:
     assert "Mounts" not in gojson.encode(HostConfig(mounts=[]))
     assert "Init" not in gojson.encode(HostConfig())

@@ -43,6 +43,27 @@ async def list_images(engine: Engine, request: Request) -> Response:
     return json_response(found)
 
 
+_ALWAYS_BEFORE_1_52: dict[str, Any] = {
+    "User": "",
+    **dict.fromkeys(("Env", "Cmd", "Volumes", "Entrypoint", "OnBuild", "Labels")),
+    "WorkingDir": "",
+}
+_ALWAYS_BEFORE_1_50: dict[str, Any] = {
+    **dict.fromkeys(("Hostname", "Domainname", "Image"), ""),
+    **dict.fromkeys(("AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"), False),
+}
+
+
+def config_for(version: tuple[int, int], config: dict[str, Any]) -> dict[str, Any]:
+    """An image's configuration as that API version shows it: the older, the more members that say nothing.
+
+    (Changelog of the API, 1.50 and 1.52.)
+    """
+    if version >= (1, 52):
+        return config
+    return {**(_ALWAYS_BEFORE_1_50 if version < (1, 50) else {}), **_ALWAYS_BEFORE_1_52, **config}
+
+
 def inspect_document(
     engine: Engine, name: str, version: tuple[int, int], platform: Platform | None = None
 ) -> dict[str, Any]:
@@ -54,7 +75,7 @@ def inspect_document(
         "RepoTags": engine.images.tags(image.id),
         "RepoDigests": engine.images.digests(image.id),
         "Created": image.created,
-        "Config": image.config,
+        "Config": config_for(version, image.config),
         "Architecture": image.architecture,
         "Os": image.os,
         "Size": image.size,
@@ -74,7 +95,8 @@ def inspect_document(
         found |= {**said, "DockerVersion": ""}
         found["GraphDriver"] = {"Name": "overlay2", "Data": None}
     if version < (1, 45):
-        found |= {"Container": "", "ContainerConfig": {}}
+        # dockerd 29 says null; compose v1 looks here for the volumes that it takes over into a new container
+        found |= {"Container": "", "ContainerConfig": found["Config"]}
     if version < (1, 44):
         found["VirtualSize"] = image.size
     if version >= (1, 48):

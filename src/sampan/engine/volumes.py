@@ -355,9 +355,11 @@ def check_options(name: str, options: dict[str, str] | None) -> int:
     InvalidParameter for options that the local driver doesn't have, that are malformed or lack companions.
     """
     given = options or {}
-    for option in given:
+    for option, value in given.items():
         if option not in _KNOWN:
             raise errors.InvalidParameter(f'create {name}: invalid option: "{option}"')
+        if "\0" in value:
+            raise errors.InvalidParameter(f"create {name}: option {option} contains a null character")
     try:
         size = parse_size(given.get("size", "0"))
     except ValueError as problem:

@@ -26,6 +26,7 @@ _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
 _REFERENCE = re.compile(rf"({_HOST})/({_PATH})(?::({_TAG}))?(?:@({_DIGEST}))?")
 _TAG_ONLY = re.compile(_TAG)
+_SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(?::([0-9]{1,6}))?")
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 INVALID = "invalid reference format"
@@ -108,6 +109,12 @@ class Reference:
 
     def __str__(self) -> str:
         return self.familiar
+
+
+def is_host(text: str) -> bool:
+    """Whether ``text`` names a server: ``host``, ``host:port``, ``[address]:port`` (wider than a name's domain)."""
+    match = _SERVER.fullmatch(text)
+    return match is not None and int(match[1] or 0) < 65536
 
 
 def _split_domain(text: str) -> tuple[str, str]:

@@ -46,5 +46,10 @@ def check(result: int, what: object = None) -> int:
 
 
 def encode(path: str | bytes | None) -> bytes | None:
-    """``path`` as the C library wants it; None stays NULL."""
-    return None if path is None else os.fsencode(path)
+    """``path`` as the C library wants it; None stays NULL. ValueError for a null character inside."""
+    if path is None:
+        return None
+    raw = os.fsencode(path)
+    if b"\0" in raw:
+        raise ValueError(f"embedded null byte in {path!r}")
+    return raw

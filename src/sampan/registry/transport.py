@@ -21,6 +21,7 @@ import urllib3
 
 from sampan import errors
 from sampan.images.manifest import LIMIT
+from sampan.images.reference import is_host
 from sampan.registry import limits
 from sampan.registry.auth import Authorizer, Credentials
 from sampan.registry.faults import unreachable
@@ -63,7 +64,14 @@ class Transport:
         *,
         mirror: str = "",
     ) -> None:
-        """SystemFailure when a certificate that is laid down for the host can't be used."""
+        """InvalidParameter when ``domain`` can't be one.
+
+        SystemFailure when a certificate that is laid down for the host can't be used.
+        """
+        if not is_host(domain):
+            raise errors.InvalidParameter(
+                f"invalid registry host {domain!r}", hint="It is a host, or host:port, without a path."
+            )
         self.domain = domain
         self._settings = settings or Settings()
         self.tries = self._settings.tries

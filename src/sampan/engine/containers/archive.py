@@ -71,6 +71,8 @@ class Located:
 
     def __init__(self, root: int, path: str) -> None:
         """OSError when it isn't there. A trailing slash or ``/.`` follows a link and asks for a directory."""
+        if "\0" in path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         clean = posixpath.normpath("/" + path.lstrip("/"))
         self.asked = posixpath.basename(clean)
         self.bare = path.endswith("/.") or path == "."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sampan import errors
-from sampan.engine.containers import apparmor, logdriver, signals, support
+from sampan.engine.containers import apparmor, logdriver, nulls, signals, support
 from sampan.network.macaddr import parse_mac
 from sampan.runtime import capabilities, devices
 from sampan.runtime.config import (
@@ -26,6 +26,8 @@ def check_create(config: ContainerConfig, host: HostConfig) -> list[str]:
     """Refuse what dockerd refuses at create (400 unless said otherwise); warnings for the user."""
     check_config(config)
     check_host(host)
+    nulls.refuse(config)
+    nulls.refuse(host, "HostConfig.")
     if host.uts_mode == "host" and (config.hostname or config.domainname):
         word = "hostname" if config.hostname else "domainname"
         raise errors.InvalidParameter(f"conflicting options: {word} and the UTS mode")

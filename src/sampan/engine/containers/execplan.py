@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.engine.containers import checks, launchspec, roots
+from sampan.engine.containers import checks, launchspec, nulls, roots
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
@@ -38,6 +38,7 @@ def _root(container: Container) -> str:
 def check(containers: Containers, container: Container, config: ExecConfig) -> None:
     """What is refused when the exec is made: a user that the container doesn't have (400)."""
     checks.check_environment(config.env)
+    nulls.refuse(config)
     if not config.user:
         return
     try:

@@ -8,7 +8,7 @@ import copy
 import msgspec
 
 from sampan import errors
-from sampan.engine.containers import checks, lifecycle
+from sampan.engine.containers import checks, lifecycle, nulls
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.runtime.config import HostConfig, Resources, UpdateRequest
@@ -25,6 +25,7 @@ async def update(containers: Containers, reference: str, request: UpdateRequest)
     container = containers.get(reference)
     live = containers.live(container)
     _check_changeable(request)
+    nulls.refuse(request)
     warnings = checks.check_resources(request)
     checks.check_restart_policy(request.restart_policy, auto_remove=container.host.auto_remove)
     async with live.lock:

@@ -1,12 +1,20 @@
 """The program of docs/embedding.md, as it stands there."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sampan import errors
+from sampan.engine.config import EngineConfig
+from sampan.engine.engine import Engine
+from sampan.engine.networks import CreateNetwork
+from sampan.engine.networks.defaults import own_table
 from sampan.storage.rootlock import RootLock
-from tests.engine.boxes import Roots
+from tests.engine.boxes import Roots, run_async
 
 PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
 
@@ -41,3 +49,55 @@ def test_a_root_in_use_is_refused() -> None:
     finally:
         held.close()
         roots.remove()
+
+
+def test_engines_without_a_default_network_leave_each_others_networks_alone(tmp_path: Path) -> None:
+    async def work() -> None:
+        configs = [
+            EngineConfig(data_root=tmp_path / name / "data", exec_root=tmp_path / name / "run", bridge="none")
+            for name in "ab"
+        ]
+        first = await Engine.open(configs[0])
+        try:
+            network = await first.networks.create(CreateNetwork(name="mine"))
+            second = await Engine.open(configs[1])
+            await second.close()
+            assert Path(f"/sys/class/net/{network.device}").exists()
+            assert own_table(configs[0]) in tables()
+            assert own_table(configs[1]) not in tables()
+            await first.networks.remove("mine")
+        finally:
+            await first.close()
+        assert own_table(configs[0]) not in tables()
+
+    run_async(work)
+
+
+def test_a_bridge_has_one_engine(tmp_path: Path) -> None:
+    async def work() -> None:
+        configs = [
+            EngineConfig(
+                data_root=tmp_path / name / "data",
+                exec_root=tmp_path / name / "run",
+                bridge="smpe2",
+                bip="10.201.7.1/24",
+            )
+            for name in "ab"
+        ]
+        first = await Engine.open(configs[0])
+        try:
+            with pytest.raises(errors.SystemFailure, match=f"in use by another engine .pid {os.getpid()}"):
+                await Engine.open(configs[1])
+            assert Path("/sys/class/net/smpe2").exists()
+            assert own_table(configs[0]) in tables()
+        finally:
+            await first.close()
+        again = await Engine.open(configs[1])
+        await again.close()
+        assert not Path("/sys/class/net/smpe2").exists()
+
+    run_async(work)
+
+
+def tables() -> str:
+    return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import zlib
 from collections.abc import Iterable
 
 import msgspec
@@ -13,11 +14,22 @@ from sampan.engine.config import EngineConfig
 from sampan.engine.networks.records import NetworkRecord, Subnet, new_id
 from sampan.kernel.netlink import Netlink
 from sampan.network import bridges
+from sampan.network.firewall import table_name
 from sampan.network.ipam import AddressSpace, Network, overlaps
 from sampan.network.options import BRIDGE, MTU
 
 NO_BRIDGE = "none"
 """The name of the bridge that says: no default network."""
+
+
+def own_table(config: EngineConfig) -> str:
+    """The name of the engine's nftables table, with which its links are marked, too.
+
+    No two engines have a default bridge in common; those without one are told apart by their data roots.
+    """
+    if config.bridge != NO_BRIDGE:
+        return table_name(config.bridge)
+    return table_name(f"{NO_BRIDGE}_{zlib.crc32(bytes(config.data_root.absolute())):08x}")
 
 
 def default_networks(

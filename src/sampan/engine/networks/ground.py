@@ -10,12 +10,13 @@ from collections.abc import Iterable
 
 from sampan import errors
 from sampan.engine.config import EngineConfig
+from sampan.engine.networks.defaults import own_table
 from sampan.engine.networks.records import NetworkRecord
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.kernel.nft import Nft, NftError
 from sampan.network import bridges, lan
-from sampan.network.firewall import Firewall, Segment, table_name
+from sampan.network.firewall import Firewall, Segment
 from sampan.network.forwarding import Forwarding
 from sampan.network.ipam import Network
 from sampan.network.options import BridgeOptions, LanOptions
@@ -33,7 +34,7 @@ class Ground:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.table = table_name(config.bridge)
+        self.table = own_table(config)
         self.route = Netlink()
         self.forwarding = Forwarding(config.exec_root / "network" / "changed-sysctls.json")
         self.refusal = ""

@@ -34,6 +34,7 @@ from sampan.network.ports import ANY, PROTOCOLS
 log = logging.getLogger(__name__)
 FAMILY = "inet"
 PREFIX = "sampan_"
+DNAT_PRIORITY = -101
 
 
 def table_name(engine: str) -> str:
@@ -169,9 +170,9 @@ _CHAINS = """
     meta nfproto ipv4 dnat ip to meta l4proto . th dport map @any4
     meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @any6
   }
-  chain prerouting { type nat hook prerouting priority -101; policy accept;
+  chain prerouting { type nat hook prerouting priority DNAT; policy accept;
   }
-  chain output { type nat hook output priority -101; policy accept;
+  chain output { type nat hook output priority DNAT; policy accept;
   }
   chain postrouting { type nat hook postrouting priority 99; policy accept;
     ip saddr . oifname @own4 ct status dnat masquerade
@@ -272,7 +273,7 @@ def tell_text(table: str, group: int) -> str:
 def table_text(table: str) -> str:
     """The whole empty table, in nft's language."""
     families = "".join(_SETS_OF_FAMILY.format(v=version, addr=f"ipv{version}_addr") for version in (4, 6))
-    return f"table {FAMILY} {table} {{{_SETS}{families}{_CHAINS}}}\n"
+    return f"table {FAMILY} {table} {{{_SETS}{families}{_CHAINS.replace('DNAT', str(DNAT_PRIORITY))}}}\n"
 
 
 def short_cut_text(table: str, on: bool) -> str:

@@ -8,7 +8,6 @@ comment, that accepts what our bridges send and the answers to it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -18,10 +17,14 @@ from typing import Any
 
 from sampan.kernel.nft import Nft, NftError
 from sampan.network import legacy
-from sampan.network.firewall import PREFIX
+from sampan.network.firewall import DNAT_PRIORITY, PREFIX
 
 _IP_FAMILIES = ("ip", "ip6", "inet")
 Key = tuple[str, str, str]
+Rules = dict[Key, list[dict[str, Any]]]
+_PLAIN = frozenset({"counter", "log", "drop", "reject", "accept", "return", "jump", "goto", "notrack"})
+_VERDICTS = frozenset({"drop", "reject", "accept", "return", "jump", "goto", "queue"})
+_OURS = "sampan: "  # how the comments of our rules in foreign chains begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +97,63 @@ def _all(nft: Nft) -> list[dict[str, Any]]:
 
 
 def judge(objects: Iterable[dict[str, Any]]) -> Ways:
-    """What in a ruleset (libnftables-json(5)) drops or rejects in the hooks input and forward. Pure.
+    """What in a ruleset (libnftables-json(5)) drops or rejects on the way in, and on the way through. Pure.
 
     A chain blocks by its policy, or by a rule of its own or of a chain it leads to. Rules that only drop
     invalid packets don't count.
     """
-    chains: dict[Key, dict[str, Any]] = {}
-    rules: dict[Key, list[dict[str, Any]]] = {}
     known = list(objects)
-    for item in known:
-        if "chain" in item:
-            chain = item["chain"]
-            chains[chain["family"], chain["table"], chain["name"]] = chain
-        elif "rule" in item:
-            rule = item["rule"]
-            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+    rules = _by_chain(known)
     ways = Ways()
-    for key, chain in chains.items():
+    for chain in (item["chain"] for item in known if "chain" in item):
+        key = (chain["family"], chain["table"], chain["name"])
         if key[0] not in _IP_FAMILIES or key[1].startswith(PREFIX):
             continue
-        target = {"input": ways.input_blocks, "forward": ways.forward_blocks}.get(chain.get("hook", ""))
+        target = {"input": ways.input_blocks, "forward": ways.forward_blocks}.get(_hook(chain))
         if target is None or chain.get("type") != "filter":
             continue
         if chain.get("policy") == "drop" or _blocks(key, rules, set()):
             target.append(Chain(*key, chain.get("policy", "accept")))
     ways.forward_shut = [
-        chain for chain in ways.forward_blocks if chain.policy == "drop" or _last_word(known, chain)
+        chain for chain in ways.forward_blocks if chain.policy == "drop" or _last_word(rules, chain)
     ]
     return ways
 
 
-def _blocks(key: Key, rules: dict[Key, list[dict[str, Any]]], seen: set[Key]) -> bool:
+def _hook(chain: dict[str, Any]) -> str:
+    """The hook that a chain is in, "" for none: what sees packets after our DNAT is meant for local services, too."""
+    hook = str(chain.get("hook", ""))
+    return "input" if hook == "prerouting" and chain.get("prio", DNAT_PRIORITY) > DNAT_PRIORITY else hook
+
+
+def _by_chain(objects: Iterable[dict[str, Any]]) -> Rules:
+    rules: Rules = {}
+    for item in objects:
+        if "rule" in item:
+            rule = item["rule"]
+            rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(
+                {**rule, "expr": _with_rejects(rule.get("expr", []))}
+            )
+    return rules
+
+
+def _with_rejects(statements: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A rule's statements with those that iptables wrote for itself, as far as they matter: its REJECT.
+
+    Older versions of nft don't tell what such a statement is: where a verdict is missing, it may be one.
+    """
+    found: list[dict[str, Any]] = []
+    for statement in statements:
+        extension = statement.get("xt", {})
+        if extension and (extension.get("type"), extension.get("name")) == ("target", "REJECT"):
+            found.append({"reject": None})
+        else:
+            found.append(statement)
+    unknown = any(statement.get("xt", {}) is None for statement in statements)
+    return [*found, {"reject": None}] if unknown and not any(set(one) & _VERDICTS for one in found) else found
+
+
+def _blocks(key: Key, rules: Rules, seen: set[Key]) -> bool:
     if key in seen:
         return False
     seen.add(key)
@@ -150,9 +179,7 @@ def _only_invalid(statements: Sequence[dict[str, Any]]) -> bool:
     return False
 
 
-def _map_blocks(
-    vmap: dict[str, Any], key: Key, rules: dict[Key, list[dict[str, Any]]], seen: set[Key]
-) -> bool:
+def _map_blocks(vmap: dict[str, Any], key: Key, rules: Rules, seen: set[Key]) -> bool:
     """A verdict map: a named one isn't looked into, and counts as blocking."""
     data = vmap.get("data")
     if not isinstance(data, dict):
@@ -208,13 +235,15 @@ def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence
     Returns the chains that no jump could be laid in: legacy ones, where their program is missing.
     """
     objects = _all(nft)
+    rules = _by_chain(objects)
     present, names = laid(objects, table), frozenset(bridges)
     wanted = {f"{chain.family} {chain.table}": chain for chain in blocking} if bridges else {}
     commands: list[str] = []
     for place, jump in present.items():
         chain = wanted.get(place)
         right = chain and [name for name, _handle in jump.jumps] == [chain.name]
-        if right and jump.out == names and jump.back == names:
+        reached = right and chain and _comes_before(rules, chain, jump.jumps[0][1], _last_word(rules, chain))
+        if reached and jump.out == names and jump.back == names:
             del wanted[place]
             continue
         if place.endswith(f" {legacy.TABLE}"):
@@ -225,7 +254,7 @@ def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence
         commands.append(f"flush chain {place} {table}\ndelete chain {place} {table}\n")
     modern = [chain for chain in wanted.values() if not chain.legacy]
     for chain in modern:
-        commands.append(jump_text(chain, table, bridges, _last_word(objects, chain)))
+        commands.append(jump_text(chain, table, bridges, _last_word(rules, chain)))
     if commands:
         with contextlib.suppress(NftError):
             nft.run("".join(commands))
@@ -237,7 +266,7 @@ def lay_jumps(nft: Nft, table: str, blocking: Sequence[Chain], bridges: Sequence
 
 def _lay_legacy(chain: Chain, table: str, bridges: Sequence[str]) -> bool:
     """The jump in a chain of iptables-legacy, by its program; whether that could be done."""
-    before = _last_word(legacy.objects(), chain)  # its number, after what has been taken away
+    before = _last_word(_by_chain(legacy.objects()), chain)  # its number, after what has been taken away
     return legacy.change(chain.family, legacy.lay_text(table, chain.name, bridges, before))
 
 
@@ -304,19 +333,44 @@ def _let_answers_back(chain: Chain, name: str, bridges: Sequence[str]) -> None:
     )
 
 
-def _last_word(objects: Iterable[dict[str, Any]], chain: Chain) -> int:
-    """The handle of the chain's last rule when that ends everything that came so far (drop or reject all)."""
-    rules = [
-        item["rule"]
-        for item in objects
-        if "rule" in item
-        and (item["rule"]["family"], item["rule"]["table"], item["rule"]["chain"])
-        == (chain.family, chain.table, chain.name)
-        and not item["rule"].get("comment", "").startswith("sampan: ")
-    ]
-    if not rules:
-        return 0
-    statements = json.dumps(rules[-1].get("expr", []))
-    if '"match"' not in statements and ('"drop"' in statements or '"reject"' in statements):
-        return int(rules[-1]["handle"])
+def _last_word(rules: Rules, chain: Chain) -> int:
+    """The handle of the rule at which a chain, or one that it leads to, drops whatever has come so far; 0 for none.
+
+    firewalld's leads to a chain that ends so; what stands before speaks of other interfaces, or of ours by name.
+    """
+    key = (chain.family, chain.table, chain.name)
+    for rule in rules.get(key, ()):
+        decided = _decides(rule, rules, frozenset({key}))
+        if decided is not None:
+            return int(rule["handle"]) if decided else 0
     return 0
+
+
+def _decides(rule: dict[str, Any], rules: Rules, seen: frozenset[Key]) -> bool | None:
+    """Whether a rule drops everything that comes to it (True), or lets it pass (False); None: it goes on."""
+    statements = rule.get("expr", [])
+    if rule.get("comment", "").startswith(_OURS) or any(set(one) - _PLAIN for one in statements):
+        return None
+    for statement in statements:
+        if "drop" in statement or "reject" in statement:
+            return True
+        if "accept" in statement or "return" in statement:
+            return False
+        for verb in ("jump", "goto"):
+            if verb in statement:
+                target = (rule["family"], rule["table"], statement[verb]["target"])
+                if target not in seen and _drops_all(target, rules, seen | {target}):
+                    return True
+                return None if verb == "jump" else False
+    return None
+
+
+def _drops_all(key: Key, rules: Rules, seen: frozenset[Key]) -> bool:
+    decided = (_decides(rule, rules, seen) for rule in rules.get(key, ()))
+    return next((one for one in decided if one is not None), False)
+
+
+def _comes_before(rules: Rules, chain: Chain, jump: int, last: int) -> bool:
+    """Whether packets come to our jump before the chain's last word."""
+    handles = [int(rule["handle"]) for rule in rules[chain.family, chain.table, chain.name]]
+    return not last or handles.index(jump) < handles.index(last)

@@ -121,7 +121,7 @@ def judge(objects: Iterable[dict[str, Any]]) -> Ways:
 
 
 def _hook(chain: dict[str, Any]) -> str:
-    """The hook that a chain is in, "" for none: what sees packets after our DNAT is meant for local services, too."""
+    """The hook of a chain, "" for none: what sees packets after our DNAT is meant for local services, too."""
     hook = str(chain.get("hook", ""))
     return "input" if hook == "prerouting" and chain.get("prio", DNAT_PRIORITY) > DNAT_PRIORITY else hook
 

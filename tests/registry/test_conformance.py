@@ -255,6 +255,9 @@ def chunks(client: Client, repository: str, digest: str, data: bytes, *, last_by
             place = status.headers["Location"]
         piece, span = data[start:end], f"{start}-{end - 1}"
         if last_by_put and end == len(data):
+            gap = f"{start + 1}-{end}"
+            refused = client.ask("PUT", f"{place}?digest={digest}", piece, Content_Range=gap)
+            assert (refused.status, refused.headers["Range"]) == (416, f"0-{start - 1}")
             return client.ask("PUT", f"{place}?digest={digest}", piece, Content_Range=span)
         answer = client.ask("PATCH", place, piece, Content_Range=span)
         assert (answer.status, answer.headers["Range"]) == (202, f"0-{end - 1}")

@@ -161,12 +161,18 @@ def test_the_page(machines: tuple[Machine, Machine]) -> None:
         for block in blocks("runner"):
             said = second.sh(block)
         assert said.rstrip().endswith("Hello from afar")
+        next_one = blocks("builder")[0].splitlines()[-2:]
+        first.sh("sed -i 's/afar/near/' Dockerfile\n" + "\n".join(next_one).replace(":1.0", ":1.1"))
+        said = second.sh(blocks("next")[0] + blocks("runner")[1])
+        assert said.rstrip().endswith("Hello from near")
         second.sh(
-            "sampan logout registry.example:5000; sampan rm -f hello; sampan rmi registry.example:5000/hello:1.0"
+            "sampan logout registry.example:5000; sampan rm -f hello; "
+            "sampan rmi registry.example:5000/hello:1.0 registry.example:5000/hello:1.1"
         )
         assert "denied" in second.sh(refused)
         if STOCK_CLI is None:
             return
+        first.sh("sed -i 's/near/afar/' Dockerfile")
         docker = [block.replace("sampan ", "docker ") for block in (*blocks("builder"), *blocks("runner"))]
         assert "digest: sha256:" in first.sh(docker[0])  # as the page says, with the stock client
         for block in docker[1:]:

@@ -17,6 +17,7 @@ import pytest
 from sampan import errors
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
+from sampan.registry import catalog
 from sampan.registry.auth import Credentials
 from sampan.registry.pull import Puller
 from sampan.registry.push import push
@@ -79,6 +80,22 @@ def test_answers_without_an_end(
         pull(store, server.address)
     nothing_left(store)
     assert OVERRUNS == []
+
+
+def test_tags_without_an_end(front: NewFront) -> None:
+    """Each page says that there is another one."""
+    numbers = itertools.count()
+
+    def hook(exchange: Exchange) -> bool:
+        page = json.dumps({"tags": [f"{next(numbers):0100}" for _ in range(30_000)]}).encode()
+        return "/tags/" in exchange.path and exchange.answer(
+            200, page, Link=f'</v2/team/x/tags/list?last={next(numbers)}>; rel="next"'
+        )
+
+    server = front(hook)
+    with pytest.raises(errors.SystemFailure, match="does not end"):
+        catalog.tags(Transport(server.address), Reference.parse(f"{server.address}/team/x"))
+    assert len(server.requests) < 20
 
 
 def test_tokens_without_an_end(new_store: NewStore, front: NewFront) -> None:

@@ -18,6 +18,7 @@ from sampan.images import archive
 from sampan.images.manifest import parse_platform
 from sampan.images.reference import Reference
 from sampan.images.store import ImageStore
+from sampan.registry import catalog
 from sampan.registry.pull import Puller
 from sampan.registry.push import push
 from sampan.registry.transport import Transport
@@ -25,7 +26,8 @@ from sampan.storage.db import Database
 from sampan.storage.gates import Gates
 from sampan.storage.gc import Leases
 from tests.conftest import BIN, Daemon, current_cli
-from tests.indexes import INDEX, MANIFEST, Multi, multi, nested
+from tests.indexes import INDEX, MANIFEST, Multi, descriptor, multi, nested
+from tests.indexes import digest as digest_of
 from tests.registry.front import Exchange
 from tests.registry.test_client import NewFront
 from tests.registry.test_client import front as front
@@ -277,6 +279,7 @@ def test_an_index_within_an_index(new_store: NewStore, registry: str) -> None:
     assert puller.pull(transport, name, quiet, everything=True).newer
     assert store.indexes.whole(made.digest) and store.get(name.familiar).id == made.image("linux/amd64")
     assert not puller.pull(transport, name, quiet, everything=True).newer
+    assert catalog.inspect(transport, name)["Id"] == made.image("linux/amd64")
     collect(store)
     again = ImageStore(Database(store.db.path), store.blobs, store.layers)
     assert again.indexes.whole(made.digest)
@@ -323,3 +326,44 @@ def test_a_lie_about_the_size_of_a_manifest(new_store: NewStore, front: NewFront
     with pytest.raises(errors.SystemFailure, match="bytes, the manifest list says"):
         Puller(store, Gates()).pull(Transport(there.domain), there, quiet)
     assert store.list() == []
+
+
+def test_indexes_without_an_end(new_store: NewStore, front: NewFront) -> None:
+    """Each holds the next one."""
+    made: dict[str, bytes] = {}
+    inner = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+    for number in range(100):
+        made[digest_of(inner)] = inner
+        document = {"schemaVersion": 2, "n": number, "manifests": [descriptor(INDEX, inner)]}
+        inner = json.dumps(document).encode()
+    made["1"] = inner
+
+    def hook(exchange: Exchange) -> bool:
+        raw = made.get(exchange.path.rpartition("/")[2], b"")
+        return bool(raw) and exchange.answer(200, raw, Content_Type=INDEX)
+
+    server = front(hook)
+    for everything in (False, True):
+        there = Reference.parse(f"{server.address}/team/x:1")
+        with pytest.raises(errors.Unsupported, match="holds more than 64 others"):
+            Puller(new_store(f"s{everything}"), Gates()).pull(
+                Transport(there.domain), there, quiet, everything=everything
+            )
+
+
+def test_several_pulls_of_everything_at_once(new_store: NewStore, front: NewFront, registry: str) -> None:
+    made, _ = in_registry(new_store, registry, *ALL, "arm", "386")
+    server, store, gates = front(), new_store("two"), Gates()
+    there = Reference.parse(f"{server.address}/team/x:1")
+
+    def pull() -> None:
+        Puller(store, gates).pull(Transport(there.domain), there, quiet, everything=True)
+
+    threads = [threading.Thread(target=pull) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.indexes.whole(made.digest) and list((store.layers.root / "tmp").iterdir()) == []
+    blobs = [path for method, path, _ in server.requests if "/blobs/" in path]
+    assert len(blobs) == len(set(blobs)), "something came twice"

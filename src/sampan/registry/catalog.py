@@ -24,6 +24,7 @@ _NEXT = re.compile(r'<([^>]+)>\s*;.*rel="?next"?')
 _MOST = 32 << 20  # bytes of all pages of a list together
 _SMALLEST = 8 << 10  # that a page counts at least
 _PAGE = 1000
+_DEEPEST = 8  # indexes within indexes
 
 
 def tags(transport: Transport, reference: Reference) -> list[str]:
@@ -107,8 +108,7 @@ def inspect(transport: Transport, reference: Reference, platform: Platform | Non
     if remote.media_type in documents.INDEXES:
         entries = documents.parse_index(remote.raw)
         found["Platforms"] = [str(one.platform) for one in entries.manifests if one.platform]
-        chosen = documents.choose(entries, platform or documents.host_platform())
-        remote = resolve(transport, reference, chosen.digest)
+        remote = _chosen(transport, reference, remote, platform or documents.host_platform())
     manifest = documents.parse_manifest(remote.raw)
     config = index.configuration(transport, reference, manifest)
     return found | {
@@ -120,6 +120,16 @@ def inspect(transport: Transport, reference: Reference, platform: Platform | Non
         "Size": sum(layer.size for layer in manifest.layers),
         "RootFS": {"Type": "layers", "Layers": documents.diff_ids(config)},
     }
+
+
+def _chosen(transport: Transport, reference: Reference, remote: Remote, wanted: Platform) -> Remote:
+    """The image for a platform, also out of an index within the index (NotFound)."""
+    for _ in range(_DEEPEST):
+        if remote.media_type not in documents.INDEXES:
+            return remote
+        chosen = documents.choose(documents.parse_index(remote.raw), wanted)
+        remote = resolve(transport, reference, chosen.digest)
+    raise errors.Unsupported(f"the indexes of {reference.familiar} lie too deep in each other")
 
 
 def _shown(platform: Platform) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.engine.containers import roots
-from sampan.runtime import identity
+from sampan.runtime import directly, entering, identity
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
 from tests.runtime.plans import Box
 
@@ -56,13 +56,15 @@ def unframe(data: bytes) -> dict[int, bytes]:
     return {stream: b"".join(parts) for stream, parts in streams.items()}
 
 
-def whom(box: Box, plan: dict[str, Any]) -> identity.Identity:
-    """Whom the plan's user is in a box's root."""
+def by_itself(box: Box, target: Process, plan: dict[str, Any]) -> bytes | None:
+    """The program by which the monitor of ``target`` may start the exec ``plan``, which gets its namespaces."""
+    plan["nsflags"] = entering.namespaces_of(target.pid)
     root = os.open(box.layer, os.O_PATH | os.O_DIRECTORY)
     try:
-        return roots.inside(root, lambda: identity.resolve(plan["user"]["name"], plan["user"]["groups"]))
+        ids = roots.inside(root, lambda: identity.resolve(plan["user"]["name"], plan["user"]["groups"]))
     finally:
         os.close(root)
+    return directly.program(plan, ids)
 
 
 async def start(supervisor: Supervisor, plan: dict[str, Any]) -> Process:

@@ -18,7 +18,7 @@ from sampan.errors import StartFailure
 from sampan.runtime import calls, seccomp
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
 from tests.runtime.plans import Box
-from tests.runtime.running import read_all, start, supervised, unframe, whom
+from tests.runtime.running import by_itself, read_all, start, supervised, unframe
 
 _SOURCES = Path(calls.__file__).parent / "data"
 _LOOK = """
@@ -69,7 +69,7 @@ async def begin(
 ) -> tuple[Process, socket.socket]:
     end, ours = AttachEnd.pair(stdin=more.get("stdin", False))
     plan = box.exec_plan(args, **more)
-    return await supervisor.exec(target, plan, [end], whom(box, plan) if known else None), ours
+    return await supervisor.exec(target, plan, [end], by_itself(box, target, plan) if known else None), ours
 
 
 async def output(

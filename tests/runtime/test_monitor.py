@@ -13,7 +13,17 @@ import pytest
 from sampan.errors import Conflict, StartFailure
 from sampan.runtime.supervisor import AttachEnd
 from tests.runtime.plans import Box
-from tests.runtime.running import feed, finish, logged, read_all, records, start, supervised, unframe, whom
+from tests.runtime.running import (
+    by_itself,
+    feed,
+    finish,
+    logged,
+    read_all,
+    records,
+    start,
+    supervised,
+    unframe,
+)
 
 pytestmark = pytest.mark.root
 
@@ -304,7 +314,7 @@ async def execute(
 ) -> Any:
     end, ours = AttachEnd.pair(stdin=given is not None)
     plan = box.exec_plan(args, **more)
-    process = await supervisor.exec(target, plan, [end], whom(box, plan) if directly else None)
+    process = await supervisor.exec(target, plan, [end], by_itself(box, target, plan) if directly else None)
     assert process.guest == (directly and not plan["tty"])
     feeding = asyncio.create_task(feed(ours.dup(), given)) if given is not None else None
     data = await read_all(ours)
@@ -369,7 +379,7 @@ def test_exec_failures(
             target = await start(supervisor, box.plan(["sleep", "60"]))
             with pytest.raises(StartFailure) as caught:
                 plan = box.exec_plan(args, **more)
-                await supervisor.exec(target, plan, (), whom(box, plan) if directly else None)
+                await supervisor.exec(target, plan, (), by_itself(box, target, plan) if directly else None)
             prefix = "OCI runtime exec failed: exec failed: unable to start container process: "
             assert caught.value.message == prefix + message
             assert caught.value.exit_code == code

@@ -24,6 +24,10 @@ from sampan.runtime.config import ExecConfig, ExecStart
 from sampan.runtime.supervisor import Process
 
 FORGET_AFTER = 300.0
+_FRESH = 1.0  # seconds for which the user is who it was found to be
+
+Prepared = tuple[dict[str, Any], bytes | None]
+"""A plan, and the program for it if there is one."""
 
 
 @dataclass(eq=False)
@@ -40,6 +44,8 @@ class Exec:
     pid: int = 0
     ended_at: float = 0.0
     process: Process | None = None
+    # What a start that comes soon needs.
+    preparing: asyncio.Task[Prepared | None] | None = None
     # A health check: with the engine that waits for it, it ends.
     bound: bool = False
     # Set when the program executes or its start has failed: a resize that came first waits for it.
@@ -60,7 +66,7 @@ class Execs:
         self._execs: dict[str, Exec] = {}
         self._running: dict[str, Exec] = {}
         self._ended: deque[Exec] = deque()  # in the order of their ends
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         containers.exec_ids, containers.run_probe = self.ids, self.run_probe
 
     def ids(self, container: Container) -> list[str]:
@@ -74,17 +80,21 @@ class Execs:
             raise errors.NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def create(self, reference: str, config: ExecConfig) -> Exec:
-        """Prepare an exec. Conflict unless the container runs; InvalidParameter without a command."""
+    def create(self, reference: str, config: ExecConfig, *, bound: bool = False) -> Exec:
+        """Prepare an exec. Conflict unless the container runs; InvalidParameter without a command.
+
+        One that is ``bound`` ends with its engine.
+        """
         container = self._containers.get(reference)
         if not config.cmd:
             raise errors.InvalidParameter("No exec command specified")
         self._check_state(container, reference)
         keys = attach.parse_keys(config.detach_keys or attach.DEFAULT_KEYS)
         self._forget_old()
-        exec_ = Exec(new_id(), container.id, config, keys if config.tty else b"")
+        exec_ = Exec(new_id(), container.id, config, keys if config.tty else b"", bound=bound)
         execplan.check(self._containers, container, config)
         self._execs[exec_.id] = exec_
+        self._prepare_soon(exec_, container)
         self._containers.publish(container, f"exec_create: {exec_.command_line()}", execID=exec_.id)
         return exec_
 
@@ -167,8 +177,8 @@ class Execs:
         size = request.console_size or exec_.config.console_size
         try:
             plan = execplan.build(self._containers, container, live, exec_, size, attached=bool(ends))
-            ids = await execplan.user(container, plan)
-            process = await self._containers.supervisor.exec(live.process, plan, ends, ids)
+            program = await self._program(exec_, container, plan)
+            process = await self._containers.supervisor.exec(live.process, plan, ends, program)
         except errors.SampanError as problem:
             exec_.exit_code = problem.exit_code if isinstance(problem, errors.StartFailure) else 126
             self._note_end(exec_)
@@ -196,6 +206,31 @@ class Execs:
     def _note_end(self, exec_: Exec) -> None:
         exec_.ended_at = time.monotonic()
         self._ended.append(exec_)
+
+    def _prepare_soon(self, exec_: Exec, container: Container) -> None:
+        """While the client takes note that the exec is made: how it would be started if it were now."""
+        task = exec_.preparing = asyncio.create_task(self._prepare(exec_, container))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        asyncio.get_running_loop().call_later(_FRESH, setattr, exec_, "preparing", None)
+
+    async def _prepare(self, exec_: Exec, container: Container) -> Prepared | None:
+        live, config = self._containers.live(container), exec_.config
+        attached = bool(config.attach_stdin or config.attach_stdout or config.attach_stderr)
+        try:
+            plan = execplan.build(
+                self._containers, container, live, exec_, config.console_size, attached=attached
+            )
+            return plan, await execplan.program(container, plan)
+        except (errors.SampanError, OSError):
+            return None  # the start will say it
+
+    async def _program(self, exec_: Exec, container: Container, plan: dict[str, Any]) -> bytes | None:
+        preparing, exec_.preparing = exec_.preparing, None
+        prepared = await asyncio.shield(preparing) if preparing is not None else None
+        if prepared is not None and prepared[0] == plan:
+            return prepared[1]
+        return await execplan.program(container, plan)
 
     async def resize(self, exec_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size; waits for a start that is under way. InvalidParameter if it failed."""
@@ -246,8 +281,7 @@ class Execs:
     ) -> int:
         """Run a health check to its end: its exit code. TimeoutError after ``timeout`` s: killed."""
         config = ExecConfig(cmd=words, attach_stdout=True, attach_stderr=True)
-        exec_ = self.create(container.id, config)
-        exec_.bound = True
+        exec_ = self.create(container.id, config, bound=True)
         client = Collector(collect)
         start = asyncio.ensure_future(self.start(exec_.id, ExecStart(), client))
         try:

@@ -20,7 +20,7 @@ _NAMES = ("write", "close", "fcntl", "openat", "chdir", "getcwd", "umask", "fcho
           "setresgid", "capset", "prctl", "setns", "prlimit64", "execve", "exit_group", "close_range",
           "faccessat2", "rt_sigaction")  # fmt: skip
 _COMPARE = 0xFFFFFFFF  # no system call, see the sources
-_WORD = (1 << 64) - 1
+_NOTHING = (0,) * 6
 # By machine: its number in ELF files, the code, its numbers of system calls in the order of the names above.
 _CODE = {
     "x86_64": (
@@ -51,7 +51,7 @@ class Calls:
         self._machine, self._code, numbers = _CODE[machine or platform.machine()]
         self._numbers = dict(zip(_NAMES, numbers, strict=True))
         self._data = bytearray()
-        self._entries: list[tuple[int, int, tuple[int, ...]]] = []
+        self._words: list[int] = []  # of the entries, eight each
 
     def put(self, data: bytes) -> int:
         """The address at which ``data`` will be, a multiple of eight."""
@@ -73,22 +73,26 @@ class Calls:
         return self.put(struct.pack(f"<{len(addresses) + 1}Q", *addresses, 0))
 
     def call(self, name: str, *arguments: int, failed: int = FAIL) -> None:
-        """Call ``name``; if it fails go on ``failed`` entries further, 1 being the next one."""
-        self._entries.append((self._numbers[name], failed, arguments))
+        """Call ``name``; if it fails go on ``failed`` entries further, 1 being the next one.
+
+        The arguments are words of 64 bits without a sign.
+        """
+        self._words += (self._numbers[name], failed, *arguments, *_NOTHING[len(arguments) :])
 
     def require(self, address: int, byte: int) -> None:
         """Fail unless ``byte`` is at ``address``."""
-        self._entries.append((_COMPARE, FAIL, (address, byte)))
+        self._words += (_COMPARE, FAIL, address, byte, *_NOTHING[2:])
 
     def program(self, channel: int, farewell: bytes, code: int) -> bytes:
         """The ELF file; a failure writes ``farewell`` to descriptor ``channel`` and exits with ``code``."""
-        address, end = self.put(farewell), len(self._entries)
+        address, words = self.put(farewell), self._words
+        end = len(words) // 8
+        for index in range(end):
+            if words[8 * index + 1] == FAIL:
+                words[8 * index + 1] = end - index
         self.call("write", channel, address, len(farewell), failed=1)
         self.call("exit_group", code, failed=0)
-        table = bytearray()
-        for index, (number, failed, arguments) in enumerate(self._entries):
-            words = [word & _WORD for word in arguments] + [0] * (6 - len(arguments))
-            table += struct.pack("<8Q", number, end - index if failed == FAIL else failed, *words)
+        table = struct.pack(f"<{len(words)}Q", *words)
         return elf.executable(
             self._machine, bytes(self._data), bytes.fromhex(self._code) + table, BUFFER_SIZE
         )

@@ -11,9 +11,8 @@ from sampan.engine.containers import checks, launchspec, nulls, roots
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
-from sampan.runtime import identity
+from sampan.runtime import directly, entering, identity
 from sampan.runtime.config import ExecConfig
-from sampan.runtime.identity import Identity
 
 if TYPE_CHECKING:
     from sampan.engine.exec import Exec
@@ -22,13 +21,14 @@ if TYPE_CHECKING:
 _LOOKUP = 1.0  # seconds; the container's files may be on a server that is down
 
 
-async def user(container: Container, plan: dict[str, Any]) -> Identity | None:
-    """Whom the plan's user is in the container; None if that can't be told from here."""
+async def program(container: Container, plan: dict[str, Any]) -> bytes | None:
+    """How the container's monitor may carry out ``plan`` by itself; None if somebody else must."""
     name, groups = plan["user"]["name"], plan["user"]["groups"]
     try:
-        return await roots.soon_inside(_root(container), lambda: identity.resolve(name, groups), _LOOKUP)
+        ids = await roots.soon_inside(_root(container), lambda: identity.resolve(name, groups), _LOOKUP)
     except (OSError, identity.IdentityError):
         return None  # who starts it finds out, too, and has words for it
+    return directly.program(plan, ids) if ids is not None else None
 
 
 def _root(container: Container) -> str:
@@ -72,6 +72,7 @@ def build(
         "kind": "exec",
         "id": exec_.id,
         "join": cgroup.join,
+        "nsflags": entering.namespaces_of(container.state.pid),
         "cwd": config.working_dir or container.config.working_dir or "/",
         "args": list(config.cmd or ()),
         "env": replace_env(environment, config.env),

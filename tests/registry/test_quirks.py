@@ -30,7 +30,7 @@ from tests.registry.serving import INDEX, MANIFEST, Client
 from tests.registry.test_client import NewFront, quiet, stored
 from tests.registry.test_client import front as front
 from tests.registry.test_pull_push import NewStore, make_image
-from tests.registry.test_server_access import certificate
+from tests.registry.test_server_access import certificate, users
 
 ME = Credentials("me", "open sesame")
 
@@ -211,6 +211,31 @@ def test_a_registry_with_tls_gets_no_password_sent_in_the_open(tmp_path: Path) -
         trusted = Settings(certificates=(tmp_path / "certs",), tries=1)
         with pytest.raises(errors.SystemFailure, match="password sent in the open"):
             Transport(server.address, ME, trusted).log_in()
+
+
+def test_passwords_beyond_ascii(
+    new_store: NewStore,
+    serve: Callable[..., Any],
+    tmp_path: Path,
+    front: NewFront,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In UTF-8, also for a proxy, whose URL has them escaped."""
+    served = serve("--htpasswd", str(users(tmp_path, zoë="пароль€ß:@")))
+    store = new_store("one")
+    make_image(store, Reference.parse("team/x:1"), 10_000)
+    send(store, served.address, Credentials("zoë", "пароль€ß:@"))
+    with pytest.raises(errors.NotFound, match="push access denied"):
+        send(store, served.address, Credentials("zoë", "пароль€ß"))
+    proxy = front(lambda one: one.answer(200))
+    monkeypatch.setenv("HTTP_PROXY", f"http://zo%C3%AB:%3A%40%E2%82%AC@{proxy.address}")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.delenv("no_proxy", raising=False)
+    Transport("registry.test:5000", settings=Settings(insecure=("registry.test:5000",))).request(
+        "GET", "/v2/", ""
+    )
+    field = next(fields["Proxy-Authorization"] for method, _, fields in proxy.requests if method == "GET")
+    assert base64.b64decode(field.removeprefix("Basic ")).decode() == "zoë::@€"
 
 
 # -- where content lies ---------------------------------------------------------------------------------------

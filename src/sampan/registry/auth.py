@@ -21,7 +21,7 @@ from sampan import errors
 from sampan.images.manifest import LIMIT
 from sampan.registry import limits
 from sampan.registry.faults import unreachable
-from sampan.registry.pools import Pools
+from sampan.registry.pools import Pools, basic
 
 _PART = re.compile(r'[\s,]*([^\s,="]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*))?')
 _CLIENT = "sampan"
@@ -61,8 +61,8 @@ class Credentials:
         return bool(self.username or self.identity_token or self.registry_token)
 
     def basic(self) -> dict[str, str]:
-        """The ``authorization`` field of the name and password."""
-        return dict(urllib3.make_headers(basic_auth=f"{self.username}:{self.password}"))
+        """The ``Authorization`` field of the name and password."""
+        return {"Authorization": basic(self.username, self.password)}
 
 
 class Authorizer:
@@ -121,7 +121,7 @@ class Authorizer:
             self._asked[self._base] = challenge, time.monotonic() + _BELIEVED
         elif "basic" in found and self._credentials.username:
             self._values.pop(scope, None)  # Harbor asks so when a token isn't enough
-            self._values[""] = self._credentials.basic()["authorization"], float("inf")
+            self._values[""] = self._credentials.basic()["Authorization"], float("inf")
             self._asked[self._base] = challenge, time.monotonic() + _BELIEVED
 
     def identity_token(self, challenge: str) -> str:
@@ -153,7 +153,7 @@ class Authorizer:
         headers: dict[str, str] = {}
         if self._credentials.username:
             query = [*query, ("account", self._credentials.username)]
-            headers = {"Authorization": self._credentials.basic()["authorization"]}
+            headers = self._credentials.basic()
         realm = self._realm(values["realm"])
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
         return _answer(realm, lambda: self._pools.follow("GET", url, headers=headers)[0])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 
@@ -24,6 +25,11 @@ _REDIRECTS = 5
 _READS = ("GET", "HEAD")
 _REST = 64 << 10
 _TIMEOUT = urllib3.Timeout(connect=15, read=60)
+
+
+def basic(username: str, password: str) -> str:
+    """The value of an ``Authorization`` field for a name and password (RFC 7617, in UTF-8)."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 class TooLong(urllib3.exceptions.ProtocolError):
@@ -114,8 +120,8 @@ class Pools:
             return urllib3.PoolManager(**options)
         user = urlsplit(proxy)
         if user.username:
-            login = f"{user.username}:{user.password or ''}"
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
+            login = basic(unquote(user.username), unquote(user.password or ""))
+            options["proxy_headers"] = {"Proxy-Authorization": login}
         return urllib3.ProxyManager(proxy, **options)
 
 

@@ -42,6 +42,7 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
     "CREATE INDEX needs_by_digest ON needs (repository, digest)",
 )
+_HELD = "SELECT 1 FROM links WHERE digest = ?1 UNION SELECT 1 FROM manifests WHERE digest = ?1 LIMIT 1"
 _PAGE = 1000  # descriptors of one answer to a question for referrers
 FRESHEN = 900  # seconds after which what a client asks for is noted as wanted again
 
@@ -249,12 +250,13 @@ class Links:
             ).rowcount
         return int(gone)
 
+    def anywhere(self, digest: Digest) -> bool:
+        """Whether some repository has the blob, as blob or manifest, at this moment."""
+        return bool(self._reader.query(_HELD, (digest,)))
+
     def orphan(self, tx: Transaction, digest: Digest) -> bool:
         """Whether no repository has the blob, as blob or manifest."""
-        statement = (
-            "SELECT 1 FROM links WHERE digest = ?1 UNION SELECT 1 FROM manifests WHERE digest = ?1 LIMIT 1"
-        )
-        return tx.execute(statement, (digest,)).fetchone() is None
+        return tx.execute(_HELD, (digest,)).fetchone() is None
 
 
 def usage(db: Database) -> list[dict[str, Any]]:

@@ -245,6 +245,8 @@ class Repositories:
     def _sweep(self) -> tuple[int, int]:
         count = total = 0
         for digest in list(self.blobs.digests()):
+            if self.links.anywhere(digest):
+                continue  # without holding up who writes
             with self.links.transaction() as tx:
                 if self.links.orphan(tx, digest):
                     total += self.blobs.size(digest)

@@ -95,7 +95,12 @@ def test_resolv_conf_is_read_as_the_library_reads_it() -> None:
     ],
 )
 def test_extra_hosts(text: str, expected: tuple[str, str]) -> None:
-    assert files.parse_extra_host(text, gateway="172.17.0.1") == expected
+    assert files.parse_extra_host(text, ["172.17.0.1"]) == [expected]
+
+
+def test_host_gateway_of_both_ip_versions() -> None:
+    both = files.parse_extra_host("here:host-gateway", ["172.17.0.1", "fd00::1"])
+    assert both == [("here", "172.17.0.1"), ("here", "fd00::1")]
 
 
 def test_bad_extra_hosts() -> None:

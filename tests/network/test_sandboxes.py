@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from sampan.engine.networks.create import IPAM, IPAMConfig
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
-from tests.network.lab import ECHO, Lab, aask, lookup, ping
+from tests.network.lab import ECHO, Box, Lab, aask, lookup, ping
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -399,6 +400,68 @@ async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
         await lab.networks.connect("aaa", "web", EndpointSettings(driver_opts=taken))
     assert seen() == before
     assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
+
+
+@in_lab(default_gateway="10.201.6.200", host_gateway_ips=("192.0.2.1", "2001:db8::1"),
+        default_network_opts={"bridge": {"com.docker.network.driver.mtu": "1400", "sampan.egress": "none"}})  # fmt: skip
+async def test_what_the_engine_is_told_of_networks(lab: Lab) -> None:
+    def shown(box: Box, *what: str) -> str:
+        return subprocess.run(box.command("ip", *what), capture_output=True, text=True).stdout
+
+    plain = lab.container(extra_hosts=["here:host-gateway"])
+    box, prepared = await lab.start(plain)
+    assert "default via 10.201.6.200" in shown(box, "route"), "a router beside the bridge"
+    assert "10.201.6.1/24" in subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True).stdout
+    assert "192.0.2.1\there\n2001:db8::1\there\n" in prepared.hosts
+    own = {"com.docker.network.driver.mtu": "1300"}
+    for name, options in (("n1", {}), ("n2", own)):
+        await lab.networks.create(CreateNetwork(name=name, options=options))
+    assert lab.networks.get("n1").options["sampan.egress"] == "none"
+    for name, mtu in (("n1", 1400), ("n2", 1300)):
+        _c, box = await lab.run(name)
+        assert f"mtu {mtu} " in shown(box, "link", "show", "eth0")
+
+
+@pytest.mark.parametrize(
+    ("told", "first"),
+    [
+        ({"fixed_cidr_v6": "fd00:66::/64"}, "fd00:66::2"),
+        ({"bip6": "fd00:66::9/64", "fixed_cidr_v6": "fd00:66::100/120"}, "fd00:66::100"),
+        ({}, "fd"),
+    ],
+)
+def test_ipv6_on_the_default_network(told: dict[str, str], first: str) -> None:
+    @in_lab(ipv6=True, **told)
+    async def check(lab: Lab) -> None:
+        outside = lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
+        outside.app(ECHO, "tcp", "::", "80", "out")
+        web, server = await lab.run(ports={"80/tcp": "8080"})
+        server.app(ECHO, "tcp", "::", "80", "web")
+        place = lab.networks.settings(web.id)["Networks"]["bridge"]
+        assert place["GlobalIPv6Address"].startswith(first) and place["IPAddress"] == "10.201.6.2"
+        assert await aask(outside, "tcp", "fd00:77::1", 8080) == "web fd00:77::2 hello", "the asker's address"
+        assert (await aask(server, "tcp", "fd00:77::2", 80)).startswith("out fd00:77::1")
+        lab.crash()
+        lab.begin()
+        await lab.open()
+        await lab.networks.restore({web.id: server.pid})
+        assert lab.networks.settings(web.id)["Networks"]["bridge"] == place, "the same after a restart"
+        assert (await aask(outside, "tcp", "fd00:77::1", 8080)).startswith("web")
+
+    check()
+
+
+@in_lab()
+async def test_ipv6_is_switched_on_for_a_bridge_in_use(lab: Lab) -> None:
+    web, box = await lab.run()
+    lab.crash()
+    lab.config = replace(lab.config, ipv6=True)
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({web.id: box.pid})
+    later, _box = await lab.run()
+    assert lab.networks.settings(later.id)["Networks"]["bridge"]["GlobalIPv6Address"].startswith("fd")
+    assert (await ping(box, "10.201.6.3")) is True
 
 
 @in_lab()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STRING, BOOL, INT, LIST, SIZE, MAP, POOLS, ULIMITS = (
+STRING, BOOL, INT, LIST, SIZE, MAP, POOLS, ULIMITS, NETWORKS = (
     "string",
     "bool",
     "int",
@@ -17,6 +17,7 @@ STRING, BOOL, INT, LIST, SIZE, MAP, POOLS, ULIMITS = (
     "map",
     "pools",
     "ulimits",
+    "networks",
 )
 
 
@@ -68,8 +69,21 @@ OPTIONS = (
     Option("bip", STRING, "Address of the bridge, CIDR"),
     Option("fixed-cidr", STRING, "Part of the bridge's subnet that containers get"),
     Option("default-gateway", STRING, "Gateway of the default network, IPv4"),
+    Option("ipv6", BOOL, "Give the default network IPv6, too"),
+    Option("bip6", STRING, "IPv6 address of the bridge, CIDR"),
+    Option("fixed-cidr-v6", STRING, "IPv6 subnet of the default network, or the part that containers get"),
+    Option("default-gateway-v6", STRING, "Gateway of the default network, IPv6"),
     Option(
         "default-address-pool", POOLS, "Pool for new networks: base=CIDR,size=N", key="default-address-pools"
+    ),
+    Option(
+        "default-network-opt",
+        NETWORKS,
+        "Option of new networks: driver=name=value",
+        key="default-network-opts",
+    ),
+    Option(
+        "host-gateway-ip", LIST, "What host-gateway stands for (default: the bridge)", key="host-gateway-ips"
     ),
     Option("mtu", INT, "MTU of the default network (default 1500)"),
     Option("icc", BOOL, "Containers of the default network reach each other (default true)"),
@@ -115,7 +129,6 @@ UNSUPPORTED = {
     "api-cors-header": "CORS headers were removed from the Engine API",
     "authorization-plugin": "authorization plugins aren't supported",
     "authorization-plugins": "authorization plugins aren't supported",
-    "bip6": "the default network has IPv4 only",
     "builder": "the build cache is limited by 'docker builder prune'",
     "bridge-accept-fwmark": "packet marks aren't looked at",
     "cluster-advertise": "sampan has no cluster store",
@@ -127,21 +140,14 @@ UNSUPPORTED = {
     "cpu-rt-period": "real-time scheduling defaults aren't supported",
     "cpu-rt-runtime": "real-time scheduling defaults aren't supported",
     "cri-containerd": "sampan needs no containerd",
-    "default-gateway-v6": "the default network has IPv4 only",
-    "default-network-opt": "set options when a network is created",
-    "default-network-opts": "set options when a network is created",
     "default-runtime": "sampan launches containers itself; there is only one runtime",
     "exec-opt": "the cgroup driver is chosen by the machine",
     "exec-opts": "the cgroup driver is chosen by the machine",
     "experimental": "there are no experimental features",
     "firewall-backend": "rules are nftables', in a table of our own",
-    "fixed-cidr-v6": "the default network has IPv4 only",
-    "host-gateway-ip": "host-gateway is the bridge's address",
-    "host-gateway-ips": "host-gateway is the bridge's address",
     "init-path": "the first process of --init is built in",
     "ip-forward-no-drop": "the host's FORWARD policy is never changed",
-    "ip6tables": "the default network has IPv4 only",
-    "ipv6": "the default network has IPv4 only; create a network with --ipv6",
+    "ip6tables": "one table holds the rules for IPv4 and IPv6: see iptables",
     "metrics-addr": "there is no metrics endpoint",
     "network-control-plane-mtu": "sampan isn't a swarm node",
     "network-diagnostic-port": "sampan isn't a swarm node",
@@ -165,8 +171,9 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "exec-opts": (["native.cgroupdriver=cgroupfs"],),
     "exec-opt": ("native.cgroupdriver=cgroupfs",),
     "experimental": (False,),
-    "ip6tables": (False,),
-    "ipv6": (False,),
+    "firewall-backend": ("nftables",),
+    "ip-forward-no-drop": (True,),
+    "ip6tables": (False, True),
     "raw-logs": (True,),
     "rootless": (False,),
     "runtimes": ({},),

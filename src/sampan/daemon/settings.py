@@ -14,6 +14,7 @@ import msgspec
 
 from sampan import errors
 from sampan.daemon import options
+from sampan.daemon.networking import check_networks
 from sampan.daemon.options import BY_FLAG, BY_KEY, BY_SHORT, HARMLESS, UNSUPPORTED, Option
 from sampan.engine.config import RELOADABLE, AddressPool, EngineConfig, Limit
 from sampan.engine.quotas import default_size
@@ -128,6 +129,9 @@ def _store(values: Values, option: Option, text: str, where: str) -> None:
         values[option.field] = (*values.get(option.field, ()), *parsed)
     elif option.kind == options.ULIMITS:
         values.setdefault(option.field, {}).update(parsed)
+    elif option.kind == options.NETWORKS:
+        driver, name, value = parsed
+        values.setdefault(option.field, {}).setdefault(driver, {})[name] = value
     else:
         values[option.field] = parsed
 
@@ -166,6 +170,14 @@ def _pool(text: str, where: str) -> tuple[AddressPool, ...]:
     return (AddressPool(parts["base"], int(parts["size"])),)
 
 
+def _network_option(text: str, where: str) -> tuple[str, str, str]:
+    driver, first, rest = text.partition("=")
+    name, second, value = rest.partition("=")
+    if not (driver and first and name and second):
+        raise _bad(text, where, "want driver=name=value")
+    return driver, name, value
+
+
 def _ulimit(text: str, where: str) -> dict[str, Limit]:
     found = re.fullmatch(r"(\w+)=(-?[0-9]+)(?::(-?[0-9]+))?", text)
     if not found:
@@ -183,6 +195,7 @@ _FROM_TEXT: dict[str, Callable[[str, str], Any]] = {
     options.MAP: lambda text, where: text,
     options.POOLS: _pool,
     options.ULIMITS: _ulimit,
+    options.NETWORKS: _network_option,
 }
 
 
@@ -272,6 +285,13 @@ def _json_ulimits(value: Any) -> dict[str, Limit]:
     return {name: Limit(int(item["Soft"]), int(item["Hard"])) for name, item in _exactly(dict)(value).items()}
 
 
+def _json_networks(value: Any) -> dict[str, dict[str, str]]:
+    for given in _exactly(dict)(value).values():
+        if not isinstance(given, dict) or not all(isinstance(item, str) for item in given.values()):
+            raise TypeError
+    return dict(value)
+
+
 def _json_pools(value: Any) -> tuple[AddressPool, ...]:
     return tuple(AddressPool(item["base"], int(item["size"])) for item in _exactly(list)(value))
 
@@ -285,6 +305,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     options.MAP: _json_map,
     options.POOLS: _json_pools,
     options.ULIMITS: _json_ulimits,
+    options.NETWORKS: _json_networks,
 }
 _WANTED = {
     options.STRING: "a string",
@@ -295,6 +316,7 @@ _WANTED = {
     options.MAP: "an object of strings",
     options.POOLS: 'a list of {"base": CIDR, "size": N}',
     options.ULIMITS: 'an object of {"Name": …, "Hard": N, "Soft": N}',
+    options.NETWORKS: 'an object of {"driver": {"name": "value"}}',
 }
 
 
@@ -369,8 +391,7 @@ def _check(settings: Settings) -> None:
             f'Default cgroup namespace mode "{engine.default_cgroupns_mode}" is invalid. '
             'Use "host" or "private"'
         )
-    if engine.bridge == "none" and engine.bip:
-        raise errors.InvalidParameter("--bip can't be used with --bridge=none")
+    check_networks(engine)
 
 
 def _check_mirror(mirror: str) -> None:

@@ -63,6 +63,12 @@ class EngineConfig:
     bip: str = ""
     fixed_cidr: str = ""
     default_gateway: str = ""
+    ipv6: bool = False
+    bip6: str = ""
+    fixed_cidr_v6: str = ""
+    default_gateway_v6: str = ""
+    default_network_opts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    host_gateway_ips: tuple[str, ...] = ()
     default_address_pools: tuple[AddressPool, ...] = ()
     mtu: int = 1500
     icc: bool = True

@@ -40,6 +40,8 @@ def ensure(
             link = rt.find_link(route, name)
         if link is None or link.kind != "bridge":
             raise SystemFailure(f"{name} is no bridge", hint="Remove that link, or name another bridge.")
+        if any(_six(wanted)) and link.alias == mark(table):
+            write_sysctl(f"net.ipv6.conf.{name.replace('.', '/')}.disable_ipv6", "0", missing_ok=True)
         have = {item.address for item in rt.list_addresses(route) if item.index == link.index}
         messages = [rt.add_address(link.index, item) for item in wanted if item not in have]
         if not link.up:

@@ -154,8 +154,8 @@ def _overrides(names: Names, shown: Resolv, ndots: str = "") -> str:
     return text
 
 
-def parse_extra_host(text: str, *, gateway: str = "") -> tuple[str, str]:
-    """``name:address`` of --add-host as (name, address); ``host-gateway`` becomes ``gateway``.
+def parse_extra_host(text: str, gateways: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """``name:address`` of --add-host as (name, address); ``host-gateway`` becomes each of ``gateways``.
 
     InvalidParameter, in the words of the docker client, when it isn't that.
     """
@@ -163,15 +163,15 @@ def parse_extra_host(text: str, *, gateway: str = "") -> tuple[str, str]:
     if not separator or not name:
         raise InvalidParameter(f"bad format for add-host: {text!r}".replace("'", '"'))
     if address == "host-gateway":
-        if not gateway:
+        if not gateways:
             raise InvalidParameter(
                 "unable to derive the IP value for host-gateway",
                 hint="The default bridge is off: set --host-gateway-ip for the engine.",
             )
-        return name, gateway
+        return [(name, gateway) for gateway in gateways]
     plain = address.removeprefix("[").removesuffix("]")
     try:
-        return name, str(ipaddress.ip_address(plain))
+        return [(name, str(ipaddress.ip_address(plain)))]
     except ValueError:
         raise InvalidParameter(f"invalid IP address in add-host: {address!r}".replace("'", '"')) from None
 

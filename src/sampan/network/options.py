@@ -15,6 +15,8 @@ HOST_IPV4 = "com.docker.network.host_ipv4"
 HOST_IPV6 = "com.docker.network.host_ipv6"
 IFACE_PREFIX = "com.docker.network.container_iface_prefix"
 EGRESS = "sampan.egress"
+DEFAULT_GATEWAY = "DefaultGatewayIPv"
+"""With the IP version: the auxiliary address that containers get as their gateway in place of the bridge's own."""
 ENDPOINT_SYSCTLS = "com.docker.network.endpoint.sysctls"
 ENDPOINT_IFNAME = "com.docker.network.endpoint.ifname"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -112,16 +112,23 @@ class CreateNetwork(_Struct):
     labels: dict[str, str] | None = None
 
 
-def plan(request: CreateNetwork, existing: Iterable[NetworkRecord]) -> NetworkRecord:
+def plan(
+    request: CreateNetwork,
+    existing: Iterable[NetworkRecord],
+    defaults: Mapping[str, Mapping[str, str]] | None = None,
+) -> NetworkRecord:
     """The record of the network asked for; subnets that are to be chosen have an empty text.
 
-    Raises the errors that dockerd gives, with their statuses.
+    ``defaults`` are driver options, by driver, for what the request doesn't say. Raises the errors that dockerd
+    gives, with their statuses.
     """
     known = list(existing)
     _check_name(request, known)
     _check_scope(request)
     source = _config_from(request, known)
     record = _record(request, source)
+    if source is None and not record.config_only:
+        record.options = {**(defaults or {}).get(record.driver, {}), **record.options}
     if not record.config_only:
         _check_driver(request, record)
         _check_options(record)

@@ -16,7 +16,7 @@ from sampan.kernel.netlink import Netlink
 from sampan.network import bridges
 from sampan.network.firewall import table_name
 from sampan.network.ipam import AddressSpace, Network, overlaps
-from sampan.network.options import BRIDGE, MTU
+from sampan.network.options import BRIDGE, DEFAULT_GATEWAY, MTU
 
 NO_BRIDGE = "none"
 """The name of the bridge that says: no default network."""
@@ -62,13 +62,16 @@ def _bridge(
     space: AddressSpace,
     avoid: list[Network],
 ) -> NetworkRecord:
-    subnet = _subnet(config, old, route, space, avoid)
+    subnets = [_subnet(config, old, route, space, avoid)]
+    if config.ipv6:
+        subnets.append(_subnet6(config, old, space, avoid))
     record = NetworkRecord(
         id=old.id if old else new_id(),
         name="bridge",
         driver="bridge",
         created_ns=old.created_ns if old else time.time_ns(),
-        subnets=[subnet],
+        subnets=subnets,
+        ipv6=config.ipv6,
         device=config.bridge,
         predefined=True,
         options={
@@ -110,4 +113,35 @@ def _subnet(
 
 
 def _with_range(config: EngineConfig, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> Subnet:
-    return Subnet(str(address.network), config.default_gateway or str(address.ip), config.fixed_cidr)
+    if address.version == 6:
+        raise errors.InvalidParameter(f"failed to parse bip: {address} is no IPv4 address")
+    aux = {f"{DEFAULT_GATEWAY}4": config.default_gateway} if config.default_gateway else {}
+    return Subnet(str(address.network), str(address.ip), config.fixed_cidr, aux)
+
+
+def _subnet6(
+    config: EngineConfig, old: NetworkRecord | None, space: AddressSpace, avoid: list[Network]
+) -> Subnet:
+    """Its IPv6 subnet: --bip6, else --fixed-cidr-v6, else the one it had, else a free one."""
+    aux = {f"{DEFAULT_GATEWAY}6": config.default_gateway_v6} if config.default_gateway_v6 else {}
+    if config.bip6:
+        address = _interface6(config.bip6, "bip6")
+        return Subnet(str(address.network), str(address.ip), config.fixed_cidr_v6, aux)
+    if config.fixed_cidr_v6:
+        network = _interface6(config.fixed_cidr_v6, "fixed-cidr-v6").network
+        if network.prefixlen > 126:
+            raise errors.InvalidParameter(f"fixed-cidr-v6 {network} has no room for containers")
+        return Subnet(str(network), str(network[1]), "", aux)
+    before = next((item for item in old.subnets if item.version == 6), None) if old else None
+    if before is not None and overlaps(before.prefix(), avoid) is None:
+        return Subnet(before.subnet, before.gateway, "", aux)
+    chosen = space.next_free(6, avoid)
+    space.release(chosen)
+    return Subnet(str(chosen), str(chosen[1]), "", aux)
+
+
+def _interface6(text: str, name: str) -> ipaddress.IPv6Interface:
+    try:
+        return ipaddress.IPv6Interface(text)
+    except ValueError:
+        raise errors.InvalidParameter(f"failed to parse {name}: invalid CIDR address: {text}") from None

@@ -13,7 +13,7 @@ from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new
 from sampan.engine.networks.types import SandboxRequest
 from sampan.network.ipam import Address
 from sampan.network.macaddr import parse_mac, random_mac
-from sampan.network.options import ENDPOINT_IFNAME, endpoint_sysctls
+from sampan.network.options import DEFAULT_GATEWAY, ENDPOINT_IFNAME, endpoint_sysctls
 from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
 
 DEFAULT = "bridge"
@@ -131,7 +131,7 @@ def _take(
     if pool is None:
         return
     address = pool.take(wanted) if wanted is not None else pool.allocate()
-    gateway = "" if network.internal else str(pool.gateway)
+    gateway = "" if network.internal else str(pool.aux.get(f"{DEFAULT_GATEWAY}{version}", pool.gateway))
     if version == 4:
         endpoint.ipv4, endpoint.prefix4, endpoint.gateway4 = str(address), pool.subnet.prefixlen, gateway
     else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sampan import errors
@@ -26,9 +25,9 @@ def resolver_wanted(networks: Networks, item: Sandbox) -> bool:
 def sandbox_files(networks: Networks, request: SandboxRequest, item: Sandbox) -> tuple[str, str]:
     """The texts of /etc/hosts and /etc/resolv.conf; notes in ``item`` what the resolver has to know."""
     host, config = request.host, networks.config
-    gateway = networks.host_gateway()
-    extra = [files.parse_extra_host(text, gateway=gateway) for text in host.extra_hosts or ()]
-    item.extra_hosts = dict(extra)
+    gateways = networks.host_gateways()
+    extra = [one for text in host.extra_hosts or () for one in files.parse_extra_host(text, gateways)]
+    item.extra_hosts = dict(reversed(extra))
     if item.mode == "host":
         hosts = files.host_hosts(extra)
     else:
@@ -159,15 +158,8 @@ class Names:
         self.changed(item)
 
 
-def host_gateway(address: str) -> str:
-    """The address without its prefix; "" when it is none."""
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_interface(address).ip)
-    return ""
-
-
-def check_extra_hosts(texts: Iterable[str], gateway: str) -> None:
+def check_extra_hosts(texts: Iterable[str], gateways: Sequence[str]) -> None:
     """InvalidParameter for --add-host values that are malformed."""
     for text in texts:
         with contextlib.suppress(errors.NotFound):
-            files.parse_extra_host(text, gateway=gateway or "0.0.0.0")
+            files.parse_extra_host(text, gateways or ["0.0.0.0"])

@@ -136,9 +136,10 @@ class Networks:
         """The default bridge; None for an engine without one (--bridge none)."""
         return self.catalog.find(places.DEFAULT)
 
-    def host_gateway(self) -> str:
-        """The address that ``host-gateway`` stands for: the default bridge's."""
-        return next((item.gateway for item in (self.default.subnets if self.default else ())), "")
+    def host_gateways(self) -> list[str]:
+        """The addresses that ``host-gateway`` stands for: those of the configuration, or the default bridge's."""
+        own = [item.gateway for item in (self.default.subnets if self.default else ())]
+        return list(self.config.host_gateway_ips) or own
 
     def shared(self, item: Sandbox) -> bool:
         """Whether another container that runs has joined a sandbox's namespace (``--network container:…``)."""
@@ -172,7 +173,7 @@ class Networks:
             network = self.catalog.find(name)
             if network is not None:
                 self._check_endpoint(network, settings)
-        check_extra_hosts(host.extra_hosts or (), self.host_gateway())
+        check_extra_hosts(host.extra_hosts or (), self.host_gateways())
         for source in (config.labels, host.annotations):
             egress.parse((source or {}).get(EGRESS, ""))
         if mode == "host" and wanted:
@@ -256,7 +257,7 @@ class Networks:
 
     async def create(self, request: CreateNetwork) -> NetworkRecord:
         """Make a network. The errors and statuses of dockerd; nothing is left of a failure."""
-        network = plan(request, self.catalog)
+        network = plan(request, self.catalog, self.config.default_network_opts)
         egress.parse(network.options.get(EGRESS) or network.labels.get(EGRESS) or "")
         if network.driver == "bridge" and not network.config_only:
             network.device = BridgeOptions.parse(network.options, internal=network.internal).name

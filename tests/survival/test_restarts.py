@@ -240,6 +240,20 @@ def test_without_live_restore_they_end_with_it_and_come_back(world: World) -> No
     assert state(world, "slow")["ExitCode"] == 9 and state(world, "stubborn")["ExitCode"] == 137
 
 
+def test_a_restart_by_hand_that_the_engines_death_cuts_short_comes_true(world: World) -> None:
+    slow = "trap 'sleep 1; exit 9' TERM; echo up; " + ENDLESS
+    run(world, "box", ["sh", "-c", slow], "unless-stopped")
+    until(lambda: "up" in world.must("GET", "/containers/box/logs?stdout=1"), "it")
+    before = state(world, "box")["StartedAt"]
+    asking = threading.Thread(target=world.ask, args=("POST", "/containers/box/restart"))
+    asking.start()
+    time.sleep(0.4)
+    world.kill()
+    asking.join()
+    world.start()
+    until(lambda: state(world, "box")["StartedAt"] != before and state(world, "box")["Running"], "a new run")
+
+
 def test_an_end_that_takes_too_long_is_cut_short_by_the_third_signal(world: World) -> None:
     """What was being stopped goes on, and is taken over."""
     world.stop()
@@ -336,8 +350,10 @@ def test_a_monitor_passes_the_machines_sigterm_on(world: World) -> None:
     run(world, "polite", ["sh", "-c", "trap 'sleep 0.5; echo bye; exit 7' TERM; echo up; " + ENDLESS])
     run(world, "stubborn", ["sh", "-c", "trap '' TERM; echo up; " + ENDLESS], StopTimeout=1)
     run(world, "own", ["sh", "-c", "trap 'exit 4' USR1; echo up; " + ENDLESS], StopSignal="SIGUSR1")
-    for name in ("polite", "stubborn", "own"):
+    run(world, "paused", ["sh", "-c", "trap 'exit 3' TERM; echo up; " + ENDLESS])
+    for name in ("polite", "stubborn", "own", "paused"):
         until(lambda name=name: "up" in world.must("GET", f"/containers/{name}/logs?stdout=1"), name)  # type: ignore[misc]
+    world.must("POST", "/containers/paused/pause")
     pids = monitors(world)
     world.kill()
     for pid in pids.values():
@@ -345,8 +361,8 @@ def test_a_monitor_passes_the_machines_sigterm_on(world: World) -> None:
     for pid in pids.values():
         until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "the monitors to end")  # type: ignore[misc]
     world.start()
-    codes = {name: state(world, name)["ExitCode"] for name in ("polite", "stubborn", "own")}
-    assert codes == {"polite": 7, "stubborn": 137, "own": 4}
+    codes = {name: state(world, name)["ExitCode"] for name in pids}
+    assert codes == {"polite": 7, "stubborn": 137, "own": 4, "paused": 3}
     assert "bye" in world.must("GET", "/containers/polite/logs?stdout=1")
 
 

@@ -207,9 +207,21 @@ class Monitor(Run):
                 signals.pidfd_send_signal(self._pidfd, self._plan.get("stop_signal", signals.SIGTERM))
             except ProcessLookupError:
                 return
+            self._thaw()
             grace = self._plan.get("stop_timeout", _STOP_TIMEOUT)
             if grace >= 0:  # negative: however long it takes
                 self.loop.after(grace, self._kill)
+
+    def _thaw(self) -> None:
+        """A paused container takes no signal before it goes on; on v1 not even the last one."""
+        for directory in self._plan.get("join") or ():
+            for name, word in (("freezer.state", b"THAWED"), ("cgroup.freeze", b"0")):
+                try:
+                    fd = os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                except OSError:
+                    continue  # another hierarchy's, or the other version's
+                os.write(fd, word)
+                os.close(fd)
 
     def _reap(self) -> None:
         while True:

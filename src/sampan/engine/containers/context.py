@@ -112,6 +112,8 @@ class Containers:
         self.run_probe: Probe = _no_probe
         self._background: set[asyncio.Task[None]] = set()
         self.closing = False
+        # While the engine starts: restarts that are due are left to `recovery.autostart`, which knows an order.
+        self.recovering = False
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run ``work`` in a task that is kept until it ends."""

@@ -133,7 +133,7 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     state.status = states.after("exit", state.status)
     state.pid, state.exit_code, state.oom_killed = 0, exit_.code, exit_.oom_killed
     state.finished_ns = exit_.finished_ns
-    wait_before = restart.decide(container, live, closing=containers.closing)
+    wait_before = restart.decide(container, live, ours=not (containers.closing or live.restarts))
     if wait_before is not None:
         state.status = "restarting"
         container.restart_count += 1
@@ -148,7 +148,7 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     duration = max(0, exit_.finished_ns - state.started_ns) // 1_000_000_000
     containers.publish(container, "die", execDuration=str(duration), exitCode=str(exit_.code))
     waits.tell_exit(live, exit_.code, final=wait_before is None)
-    if wait_before is not None:
+    if wait_before is not None and not containers.recovering:
         live.restarter = asyncio.create_task(_restart_later(containers, container, live, wait_before))
     elif container.host.auto_remove and not live.removing and not live.restarts:
         live.removing = True
@@ -381,10 +381,13 @@ async def restart_container(
 async def _stop_to_restart(
     containers: Containers, container: Container, live: Live, timeout: int | None, signal: str
 ) -> None:
-    """Stop what runs; ``--rm`` doesn't take the container away meanwhile."""
+    """Stop what runs; neither ``--rm`` nor the restart policy acts on that.
+
+    Nobody wants it stopped: should the engine die now, the policy brings it back with the next one.
+    """
     live.restarts += 1
     try:
-        await stop_running(containers, container, live, timeout=timeout, signal=signal)
+        await stop_running(containers, container, live, timeout=timeout, signal=signal, by_user=False)
     finally:
         live.restarts -= 1
 

@@ -36,6 +36,7 @@ _AT_ONCE = 4
 
 async def recover(containers: Containers) -> None:
     """Bring records and reality together; containers with a restart policy are started by ``autostart``."""
+    containers.recovering = True
     create.undo_unfinished(containers)
     lost = _LOST_WITH_THE_MACHINE if _machine_restarted(containers.config.data_root) else _LOST
     _hold_volumes(containers)
@@ -204,6 +205,7 @@ async def autostart(containers: Containers) -> None:
 
     A container that uses another's namespaces or links to it comes after it.
     """
+    containers.recovering = False
     waves: dict[int, list[Container]] = {}
     for container in containers:
         waves.setdefault(_depth(containers, container, set()), []).append(container)

@@ -29,10 +29,13 @@ def wants_healing(container: Container) -> bool:
     return policy.name == "on-unhealthy" and more
 
 
-def decide(container: Container, live: Live, *, closing: bool = False) -> float | None:
-    """Seconds until the restart, or None for none. The delay doubles from 0.1 s up to a minute."""
+def decide(container: Container, live: Live, *, ours: bool = True) -> float | None:
+    """Seconds until the restart, or None for none. The delay doubles from 0.1 s up to a minute.
+
+    ``ours``: whether it is the policy's affair; neither the engine's end nor a restart by hand is.
+    """
     state = container.state
-    if closing or live.removing or state.stopped_by_user or not wants(container):
+    if not ours or live.removing or state.stopped_by_user or not wants(container):
         live.back_off = 0.0
         return None
     ran = (state.finished_ns - state.started_ns) / 1e9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +10,7 @@ import msgspec
 
 from sampan import errors
 from sampan.api.http import Request, Response, Route, json_response
+from sampan.api.query import filter_bool, filter_matches
 from sampan.engine.containers.timestamps import parse_filter_time, rfc3339
 from sampan.engine.networks import CreateNetwork, NetworkRecord
 from sampan.runtime.config import EndpointSettings
@@ -98,33 +98,22 @@ def _label_matches(labels: dict[str, str], wanted: str) -> bool:
     return name in labels and (not equals or labels[name] == value)
 
 
-def _name_matches(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        return pattern in name
-
-
 def _type_matches(network: NetworkRecord, wanted: str) -> bool:
     if wanted not in ("builtin", "custom"):
         raise errors.SystemFailure(f"invalid filter: 'type'='{wanted}'", hint="Types: builtin, custom.")
     return network.predefined == (wanted == "builtin")
 
 
-def _dangling(networks: Networks, network: NetworkRecord, wanted: str) -> bool:
-    if wanted not in ("true", "1", "false", "0"):
-        raise errors.InvalidParameter(f"invalid filter 'dangling=[{wanted}]'")
-    unused = not network.predefined and not networks.users(network)
-    return unused == (wanted in ("true", "1"))
-
-
 def _selected(networks: Networks, filters: dict[str, list[str]]) -> list[NetworkRecord]:
+    dangling = filter_bool(filters, "dangling", False)
     tests: dict[str, Callable[[NetworkRecord, str], bool]] = {
-        "dangling": lambda network, value: _dangling(networks, network, value),
+        "dangling": lambda network, _value: (
+            dangling == (not network.predefined and not networks.users(network))
+        ),
         "driver": lambda network, value: network.driver == value,
         "id": lambda network, value: network.id.startswith(value) or value in network.id,
         "label": lambda network, value: _label_matches(network.labels, value),
-        "name": lambda network, value: _name_matches(value, network.name),
+        "name": lambda network, value: filter_matches(value, network.name),
         "scope": lambda _network, value: value == "local",
         "type": _type_matches,
     }

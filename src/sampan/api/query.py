@@ -134,3 +134,11 @@ def filter_bool(filters: dict[str, list[str]], name: str, default: bool) -> bool
     if len(flags) != 1 or None in flags:
         raise errors.InvalidParameter(f"invalid filter '{name}=[{' '.join(values)}]'")
     return bool(flags.pop())
+
+
+def filter_matches(pattern: str, text: str) -> bool:
+    """Whether a filter's value, a regular expression, is found in ``text``; what is none is taken literally."""
+    try:
+        return re.search(pattern, text) is not None
+    except re.error:
+        return pattern in text

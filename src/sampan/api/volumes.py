@@ -10,7 +10,7 @@ import msgspec
 from sampan import errors
 from sampan.api import swarm
 from sampan.api.http import Request, Response, Route, json_response
-from sampan.api.query import filter_bool
+from sampan.api.query import filter_bool, filter_matches
 from sampan.engine.volumes import Volume
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _selection(engine: Engine, filters: dict[str, list[str]]) -> Callable[[Volum
             return False
         if filters.get("driver") and volume.driver not in filters["driver"]:
             return False
-        if filters.get("name") and not any(part in volume.name for part in filters["name"]):
+        if filters.get("name") and not any(filter_matches(text, volume.name) for text in filters["name"]):
             return False
         return has_labels(volume, filters.get("label") or [])
 

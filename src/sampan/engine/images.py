@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
@@ -24,29 +24,42 @@ LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "
 PRUNE_FILTERS = ("dangling", "label", "label!", "until")
 
 
-def wanted(engine: Engine, image: Image, filters: Filters) -> bool:
-    """Whether an image passes the filters of list and prune (``reference`` and ``dangling`` aside)."""
-    for text in filters.get("label", ()):
-        key, mark, value = text.partition("=")
-        if key not in image.labels or (mark and image.labels[key] != value):
-            return False
-    for text in filters.get("label!", ()):
-        key, mark, value = text.partition("=")
-        if key in image.labels and (not mark or image.labels[key] == value):
-            return False
-    for text in filters.get("until", ()):
-        if image.created_ns > parse_filter_time(text, time.time_ns()):
-            return False
+def selection(engine: Engine, filters: Filters) -> Callable[[Image], bool]:
+    """The test that the filters of list and prune mean (``reference`` and ``dangling`` aside).
+
+    InvalidParameter for times that are none, NotFound for images that aren't there.
+    """
+    now = time.time_ns()
+    until = [parse_filter_time(text, now) for text in filters.get("until", ())]
     before = [engine.images.get(name).created_ns for name in filters.get("before", ())]
     since = [engine.images.get(name).created_ns for name in filters.get("since", ())]
-    return all(image.created_ns < t for t in before) and all(image.created_ns > t for t in since)
+
+    def wanted(image: Image) -> bool:
+        created = image.created_ns
+        return (
+            all(_has_label(image, text) for text in filters.get("label", ()))
+            and not any(_has_label(image, text) for text in filters.get("label!", ()))
+            and all(created <= bound for bound in until)
+            and all(created < bound for bound in before)
+            and all(created > bound for bound in since)
+        )
+
+    return wanted
 
 
-def _matches(name: str, pattern: str) -> bool:
-    import fnmatch
+def _has_label(image: Image, text: str) -> bool:
+    key, mark, value = text.partition("=")
+    return key in image.labels and (not mark or image.labels[key] == value)
 
-    repository = name.rpartition(":")[0] or name
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(repository, pattern)
+
+def _named_by(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name, with or without its tag, fits a ``reference`` filter; no wildcard stands for a slash."""
+    if not patterns:
+        return lambda _name: True
+    from sampan.build.glob import Glob
+
+    globs = [Glob(pattern) for pattern in patterns]
+    return lambda name: any(glob.match(name) or glob.match(name.rpartition(":")[0] or name) for glob in globs)
 
 
 def summaries(
@@ -63,18 +76,19 @@ def summaries(
     """
     found = []
     patterns = filters.get("reference", ())
+    named, wanted = _named_by(patterns), selection(engine, filters)
     for image in engine.images.rows():
         tags, digests = engine.images.tags(image.id), engine.images.digests(image.id)
         if patterns:
-            tags = [tag for tag in tags if any(_matches(tag, pattern) for pattern in patterns)]
-            digests = [name for name in digests if any(_matches(name.split("@")[0], p) for p in patterns)]
+            tags = [tag for tag in tags if named(tag)]
+            digests = [name for name in digests if named(name.split("@")[0])]
             if not tags and not digests:
                 continue
         if not tags and not digests and not everything and engine.images.children(image.id):
             continue
         if dangling is not None and dangling != (not tags):
             continue
-        if wanted(engine, image, filters):
+        if wanted(image):
             found.append(summary(engine, image, tags, digests))
             index = _index(engine, tags, digests)
             found[-1]["Descriptor"] = manifest_lists.descriptor(engine, image, index)
@@ -264,6 +278,9 @@ async def collect(engine: Engine) -> None:
 
 async def prune(engine: Engine, filters: Filters, *, dangling: bool) -> tuple[list[dict[str, str]], int]:
     """Remove unused images (only untagged ones when ``dangling``): what was removed, bytes freed."""
+    if len(filters.get("until", ())) > 1:
+        raise errors.InvalidParameter("more than one until filter specified")
+    wanted = selection(engine, filters)
     answers: list[dict[str, str]] = []
     freed = 0
     for image in engine.images.rows():
@@ -272,7 +289,7 @@ async def prune(engine: Engine, filters: Filters, *, dangling: bool) -> tuple[li
             continue
         if any(engine.containers.using_image(one.id) or engine.images.children(one.id) for one in going):
             continue
-        if wanted(engine, image, filters):
+        if wanted(image):
             freed += size(engine, going)
             answers += _untag(engine, image, tags + engine.images.digests(image.id))
             for one in going:

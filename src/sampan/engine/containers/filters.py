@@ -23,7 +23,7 @@ LIST_FILTERS = frozenset(
         "health",
         "id",
         "is-task",
-        "isolation",
+        "isolation",  # of Windows; says nothing here
         "label",
         "name",
         "network",
@@ -54,7 +54,7 @@ def parse(containers: Containers, filters: Mapping[str, list[str]]) -> Selection
     tests = [
         _PARSERS[name](containers, values) for name, values in filters.items() if values and name in _PARSERS
     ]
-    return Selection(tests, implies_all=bool(filters.get("status") or filters.get("exited")))
+    return Selection(tests, implies_all=bool(filters.get("status")))
 
 
 def _by_status(containers: Containers, values: list[str]) -> Test:
@@ -102,7 +102,12 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _by_id(containers: Containers, values: list[str]) -> Test:
-    return lambda container: any(_pattern(value).search(container.id) for value in values)
+    """Ids by prefix; one that is empty or fits several containers fits none, as in dockerd."""
+    wanted: set[str] = set()
+    for value in values:
+        found = [container.id for container in containers if value and container.id.startswith(value)]
+        wanted.update(found if len(found) == 1 else ())
+    return lambda container: container.id in wanted
 
 
 def label_test(values: Iterable[str]) -> Test:
@@ -132,17 +137,32 @@ def _by_ancestor(containers: Containers, values: list[str]) -> Test:
         wanted.add(image.id)
         if image.layers:
             chains.add(image.layers[-1])
-    return lambda c: c.image in wanted or _stands_on(containers, c.chain, chains) or c.config.image in values
+    return lambda c: (
+        c.config.image in values
+        or _descends(containers, c.image, wanted)
+        or _stands_on(containers, c.chain, chains)
+    )
+
+
+def _descends(containers: Containers, image: str, wanted: set[str]) -> bool:
+    """Whether an image is one of these or was made from one, by what the store knows of parents."""
+    while image and image not in wanted:
+        try:
+            image = containers.images.get(image).parent
+        except errors.SampanError:
+            return False
+    return bool(image)
 
 
 def _stands_on(containers: Containers, chain: str, wanted: set[str]) -> bool:
+    """Whether one of these chains lies below another; an equal one says nothing about who came first."""
     while chain and wanted:
-        if chain in wanted:
-            return True
         try:
             chain = containers.layers.get(chain).parent or ""
         except errors.NotFound:
             return False
+        if chain in wanted:
+            return True
     return False
 
 
@@ -218,11 +238,13 @@ def _by_expose(containers: Containers, values: list[str]) -> Test:
 
 
 def _by_task(containers: Containers, values: list[str]) -> Test:
-    return lambda container: any(value.lower() in ("false", "0") for value in values)
-
-
-def _by_isolation(containers: Containers, values: list[str]) -> Test:
-    return lambda container: "default" in values or container.host.isolation in values
+    """No container is a swarm's task."""
+    asked = {
+        value.lower() in ("true", "1") for value in values if value.lower() in ("true", "1", "false", "0")
+    }
+    if len(asked) != 1 or len(values) > 1:
+        raise errors.InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
+    return lambda container: asked == {False}
 
 
 _PARSERS: dict[str, Callable[[Containers, list[str]], Test]] = {
@@ -233,7 +255,6 @@ _PARSERS: dict[str, Callable[[Containers, list[str]], Test]] = {
     "health": _by_health,
     "id": _by_id,
     "is-task": _by_task,
-    "isolation": _by_isolation,
     "label": _by_label,
     "name": _by_name,
     "network": _by_network,

@@ -227,3 +227,25 @@ async def test_the_listener_answers_from_the_address_that_was_asked(lab: Lab) ->
         (four, "10.201.7.1"), (four, "10.201.7.9"), (six, "fd00:77::1"), (six, "fd00:77::9"), (None, "127.0.0.1"),
     ):  # fmt: skip
         assert (await aask(outside, "udp", host, 8080)).startswith("web"), host
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_direct_routing_is_for_published_ports_where_it_is_wanted(whole: bool) -> None:
+    @in_lab(allow_direct_routing=whole)
+    async def check(lab: Lab) -> None:
+        near, far = lab.neighbour(), lab.neighbour("10.201.8.2/24", "10.201.8.1/24")
+        trusted = {"com.docker.network.bridge.trusted_host_interfaces": "" if whole else "smpfw1:nosuch0"}
+        await make_network(lab, Options=trusted)
+        ports = {"80/tcp": [("", "8080"), ("", "8081")], "81/tcp": [("127.0.0.1", "8082")]}
+        web, server = await lab.run("one", networks=FIXED, ports=ports)
+        server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        server.app(ECHO, "tcp", "0.0.0.0", "81", "near")
+        server.app(ECHO, "tcp", "0.0.0.0", "82", "private")
+        for asker, opens in ((near, True), (far, whole)):
+            answer = await aask(asker, "tcp", "172.29.61.9", 80, seconds=0.5)
+            assert answer.startswith("web") is opens, (asker, answer)
+            for port in (81, 82):
+                assert (await aask(asker, "tcp", "172.29.61.9", port, seconds=0.5)).startswith("ERROR")
+        await lab.stop(web)
+
+    check()

@@ -89,6 +89,7 @@ OPTIONS = (
     Option("icc", BOOL, "Containers of the default network reach each other (default true)"),
     Option("ip", STRING, "Host address for published ports (default 0.0.0.0)"),
     Option("ip-forward", BOOL, "Switch IPv4 forwarding on (default true)"),
+    Option("allow-direct-routing", BOOL, "Published ports are reached at containers' own addresses, too"),
     Option("ip-masq", BOOL, "Masquerade what leaves the bridge (default true)"),
     Option("iptables", BOOL, "Write packet filter rules, in an nftables table of our own (default true)"),
     Option("dns", LIST, "DNS server of containers"),
@@ -125,7 +126,6 @@ OPTIONS = (
 
 UNSUPPORTED = {
     "add-runtime": "sampan launches containers itself; other runtimes can't be added",
-    "allow-direct-routing": "rules for direct routing aren't written",
     "api-cors-header": "CORS headers were removed from the Engine API",
     "authorization-plugin": "authorization plugins aren't supported",
     "authorization-plugins": "authorization plugins aren't supported",

@@ -75,6 +75,7 @@ class EngineConfig:
     ip: str = "0.0.0.0"
     ip_forward: bool = True
     ip_masq: bool = True
+    allow_direct_routing: bool = False
     iptables: bool = True
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()

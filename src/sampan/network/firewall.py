@@ -57,6 +57,8 @@ class Segment:
     # translation, in which published ports are reachable at the container's own address ("routed").
     open: tuple[int, ...] = ()
     routed: tuple[int, ...] = ()
+    # Interfaces of the host from which published ports are reached at the container's own address, too.
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def segment_elements(segment: Segment) -> Elements:
         result["same"] = [f"{bridge} . {bridge}"]
     if segment.internal:
         result["internal"] = [bridge]
+    if segment.trusted:
+        result["trusted"] = [f'"{interface}" . {bridge}' for interface in segment.trusted]
     for version in segment.open:
         result.setdefault(f"open{version}", []).append(bridge)
     for version in segment.routed:
@@ -134,6 +138,7 @@ _SETS = """
   set bridges { type ifname; }
   set internal { type ifname; }
   set same { type ifname . ifname; }
+  set trusted { type ifname . ifname; }
   set near { type ipv4_addr . inet_proto . inet_service; }
   set held { type inet_proto . inet_service; }
 """
@@ -144,6 +149,7 @@ _SETS_OF_FAMILY = """
   set open{v} {{ type ifname; }}
   set routed{v} {{ type ifname; }}
   set reach{v} {{ type {addr} . inet_proto . inet_service; }}
+  set direct{v} {{ type {addr} . inet_proto . inet_service; }}
   map any{v} {{ type inet_proto . inet_service : {addr} . inet_service; }}
   map to{v} {{ type {addr} . inet_proto . inet_service : {addr} . inet_service; }}
   set egress{v} {{ type {addr}; }}
@@ -161,7 +167,10 @@ _SETS_OF_FAMILY = """
 # is passed over, and heard when the first packet is repeated, a second later.
 _CHAINS = """
   chain guard { type filter hook prerouting priority raw; policy accept;
-    ip daddr 127.0.0.0/8 iifname @bridges drop
+    ip daddr 127.0.0.0/8 goto guarded
+  }
+  chain guarded {
+    iifname @bridges drop
     iifname != "lo" ip daddr . meta l4proto . th dport @near drop
   }
   chain publish {
@@ -222,6 +231,8 @@ _CHAINS = """
     meta nfproto ipv6 oifname @open6 accept
     ip daddr . meta l4proto . th dport @reach4 accept
     ip6 daddr . meta l4proto . th dport @reach6 accept
+    iifname . oifname @trusted ip daddr . meta l4proto . th dport @direct4 accept
+    iifname . oifname @trusted ip6 daddr . meta l4proto . th dport @direct6 accept
     ip protocol 1 oifname @routed4 accept
     meta l4proto 58 oifname @routed6 accept
     oifname @bridges drop

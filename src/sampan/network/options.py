@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,6 +65,14 @@ def _address(options: Mapping[str, str], name: str, version: int = 0) -> str:
     return str(address)
 
 
+def _interfaces(options: Mapping[str, str], name: str) -> tuple[str, ...]:
+    found = tuple(filter(None, options.get(name, "").split(":")))
+    for interface in found:
+        if not re.fullmatch(r'[^\s/"]{1,15}', interface):
+            raise InvalidParameter(f"failed to parse {name} value: {interface} is no name of an interface")
+    return found
+
+
 def _gateway_mode(options: Mapping[str, str], version: int) -> str:
     name = f"{BRIDGE}gateway_mode_ipv{version}"
     mode = options.get(name, "")
@@ -89,6 +98,8 @@ class BridgeOptions:
     host_ipv4: str = ""
     host_ipv6: str = ""
     iface_prefix: str = "eth"
+    # Interfaces of the host from which published ports are reached at the container's own address.
+    trusted: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, options: Mapping[str, str], *, internal: bool = False) -> BridgeOptions:
@@ -110,6 +121,7 @@ class BridgeOptions:
             host_ipv4=_address(options, HOST_IPV4, 4),
             host_ipv6=_address(options, HOST_IPV6, 6),
             iface_prefix=options.get(IFACE_PREFIX, "") or "eth",
+            trusted=_interfaces(options, f"{BRIDGE}trusted_host_interfaces"),
         )
 
     def versions(self, mode: str) -> tuple[int, ...]:

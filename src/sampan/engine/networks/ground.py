@@ -156,6 +156,7 @@ class Ground:
             snat=tuple(filter(None, (options.host_ipv4, options.host_ipv6))),
             open=options.versions("nat-unprotected"),
             routed=options.versions("routed"),
+            trusted=options.trusted,
         )
 
     def _ensure_parent(self, network: NetworkRecord) -> None:

@@ -141,17 +141,29 @@ class Publishing:
         self._networks.reservations.disown(bound(item))
 
     def _reach(self, item: Sandbox) -> None:
-        """Open the published ports of a routed network, at the container's own address."""
+        """Open published ports at the container's own address, where the network or the engine wants that."""
         endpoint = self.target(item)
         elements: dict[str, list[str]] = {}
         for one in item.published if endpoint is not None else ():
             version = 6 if ":" in one.host_ip else 4
             address = endpoint and (endpoint.ipv6 if version == 6 else endpoint.ipv4)
-            if not one.host_port and address:
-                elements.setdefault(f"reach{version}", []).append(
-                    f"{address} . {ports.PROTOCOLS[one.protocol]} . {one.port}"
-                )
-        self._networks.ground.firewall.set_owned(_owner(item), elements)
+            known = self._known_as(one, endpoint)
+            if known and address:
+                key = f"{address} . {ports.PROTOCOLS[one.protocol]} . {one.port}"
+                elements.setdefault(f"{known}{version}", []).append(key)
+        unique = {name: list(dict.fromkeys(keys)) for name, keys in elements.items()}
+        self._networks.ground.firewall.set_owned(_owner(item), unique)
+
+    def _known_as(self, one: Binding, endpoint: Endpoint | None) -> str:
+        """The set of a published port's own address: reached by all, from trusted interfaces, "" for neither."""
+        if not one.host_port:
+            return "reach"
+        if endpoint is None or one.host_ip == "::1" or one.host_ip.startswith("127."):
+            return ""
+        if self._networks.config.allow_direct_routing:
+            return "reach"
+        network = self._networks.catalog.get(endpoint.network_id)
+        return "direct" if self._networks.ground.options(network).trusted else ""
 
     def _forget_udp(self, forwarded: Iterable[Forwarded], keep: frozenset[str] = frozenset()) -> None:
         """Drop tracked UDP flows to these ports, but for those that lead to the addresses in ``keep``."""

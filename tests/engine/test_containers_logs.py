@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampan.engine.containers.logfiles import LogFiles
@@ -70,6 +70,7 @@ async def collect(path: Path, options: LogOptions, tty: bool = True) -> bytes:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 100))
+@settings(deadline=None)
 def test_tail_counts_lines_over_all_files(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], tail: int
 ) -> None:

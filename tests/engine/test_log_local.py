@@ -106,6 +106,32 @@ def test_everything_comes_back(
     assert frames(collect(path, tty=False, tail=tail)) == (out[-tail:] if tail else [])
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**18), st.lists(st.binary(max_size=400), min_size=1, max_size=4)),
+        max_size=8,
+    ),
+    st.dictionaries(st.sampled_from("abc"), st.text(alphabet="xyz ", max_size=4)),
+)
+@settings(max_examples=150, deadline=None)
+def test_times_and_details_of_every_line(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, list[bytes]]], attrs: dict[str, str]
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "log"
+    log = open_log(plan(path, attrs=attrs))
+    expected = b""
+    details = ",".join(f"{key}={value.replace(' ', '+')}" for key, value in sorted(attrs.items()))
+    for moment, texts in writes:
+        lines = b"".join(text.replace(b"\n", b"") + b"\n" for text in texts)
+        log.write(1, lines, _BASE + moment)
+        stamp = f"{rfc3339((_BASE + moment) // _SECOND * _SECOND)[:19]}.{(_BASE + moment) % _SECOND:09d}Z"
+        expected += b"".join(
+            f"{stamp} {details} ".encode() + line + b"\n" for line in lines.split(b"\n")[:-1]
+        )
+    log.close(0)
+    assert collect(path, timestamps=True, details=True) == expected
+
+
 def test_times_details_and_parts(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = open_log(plan(path, attrs={"a": "b c", "z": ""}))

@@ -1,4 +1,4 @@
-"""Reading the records of log driver local (:mod:`sampan.runtime.locallog`): in runs, and the last ones.
+"""Reading the records of log driver local (:mod:`sampan.runtime.locallog`): blocks of them, and the last ones.
 
 A file can have a torn record after a power cut: what isn't a record is passed over up to the next one.
 """
@@ -7,30 +7,39 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+import msgspec
+
+from sampan.engine.containers.timestamps import rfc3339
 from sampan.runtime import locallog
+
+Stream = Literal["stdout", "stderr"]
 
 _START = b"\n\6std"  # the source's field with which each message begins
 _LARGEST = 1_000_000  # bytes of a message, as Docker's reader has it
 _SMALLEST = len(_START)
 _WINDOW = 64 * 1024
-_SMALL_WINDOW, _LARGE_WINDOW = (
-    4 * 1024,
-    256 * 1024,
-)  # bytes looked at in one go: more as long as records are alike
+_HEADS: dict[bytes, Stream] = {b"\n\6stdout\x10": "stdout", b"\n\6stderr\x10": "stderr"}
+_common = struct.Struct(">I9s9sBB")
+"""The usual record's begin: length, source, time (of nine bytes from 1972 to 2262), line field, its length."""
+_MOST = (1 << 63) - 1
+_GOES_ON = int.from_bytes(b"\x80" * 9, "big")  # the bit of a number's bytes that have another one behind
 _length = struct.Struct(">I").unpack_from
 
 
-@dataclass(slots=True)
-class Run:
-    """Lines of one stream with one time; ``text`` lacks its last newline when that line goes on later."""
+class Line(msgspec.Struct, gc=False):
+    """One record of a log of either driver; ``log`` lacks its newline when the line goes on in the next record.
 
-    stream: str
-    time: int  # ns since 1970
-    text: bytes
-    attrs: dict[str, str] = field(default_factory=dict)
+    Bytes that are no UTF-8 (driver local keeps them) are in it as surrogates. ``time`` is RFC 3339. Without
+    ``gc`` thousands at once don't set the garbage collector off; they refer to nothing that could lead back
+    to them.
+    """
+
+    log: str = ""
+    stream: Stream = "stdout"
+    time: str = ""
+    attrs: dict[str, str] | None = None
 
 
 def begins(data: bytes) -> bool:
@@ -102,77 +111,99 @@ def _offset_forward(file: BinaryIO, count: int, before: int, found: int) -> tupl
 class Records:
     """The records of a block, which begins where one does; ``taken`` are the bytes of those that were read."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, *, timed: bool) -> None:
+        """``timed``: whether the lines' times are wanted, which costs more than all else."""
         self.taken = 0
+        self._data = data
+        self._timed = timed
+        self._stamp, self._time = b"", ""
+        self._second, self._moment = -1, ""
+        self._tails: dict[bytes, dict[str, str]] = {b"": {}}
 
-    def __iter__(self) -> Iterator[Run]:
-        """The whole records; those after each other that differ in their lines only are one run."""
+    def read(self) -> list[Line]:
+        """The lines of all whole records."""
         data = self._data
-        while self.taken < len(data):
-            position = self.taken
-            end = _end_of(data, position)
-            if end == 0:
-                return
-            self.taken = end if end > 0 else _next(data, position)
-            if end < 0:
-                continue
-            try:
-                run, head, tail = _decoded(data[position + 4 : end - 4])
-            except (IndexError, ValueError):
-                continue
-            if head:
-                lines, self.taken = _alike(data, end, head, tail)
-                run.text += b"\n".join([*lines, b""])
-            yield run
+        lines: list[Line] = []
+        last_begin = len(data) - _common.size
+        position = 0
+        while position < len(data):
+            end = self._common(position, lines) if position <= last_begin else 0
+            if not end:
+                end = _end_of(data, position)
+                if end == 0:
+                    break
+                if end > 0:
+                    self._any(data[position + 4 : end - 4], lines)
+            position = end if end > 0 else _next(data, position)
+        self.taken = min(position, len(data))
+        return lines
 
+    def _common(self, position: int, lines: list[Line]) -> int:
+        """Read a record of the usual fields, a whole line's; returns where it ends, 0 when it is another one."""
+        data = self._data
+        size: int
+        size, head, stamp, field, length = _common.unpack_from(data, position)
+        begin = position + _common.size
+        if field != locallog.LINE[0]:
+            begin, length = begin - 2, 0
+        elif length > 127:
+            length = length & 127 | data[begin] << 7 if begin < len(data) else 0
+            begin += 1
+        stream, end = _HEADS.get(head), position + 8 + size
+        stop = begin + length
+        attributes = self._tails.get(data[stop : end - 4])
+        if stream is None or stop > end - 4 or attributes is None:
+            return 0
+        if data[end - 4 : end] != data[position : position + 4] or not self._has_time(stamp):
+            return 0
+        text = data[begin:stop].decode("utf-8", "surrogateescape")
+        lines.append(Line(text + "\n", stream, self._time, attributes))
+        return end
 
-def _alike(data: bytes, position: int, head: bytes, tail: bytes) -> tuple[list[bytes], int]:
-    """The lines of most records from ``position`` that have the same before and after them; where these end.
+    def _has_time(self, stamp: bytes) -> bool:
+        """Whether these are a time; ``_time`` is it then."""
+        if stamp != self._stamp:
+            if int.from_bytes(stamp, "big") & _GOES_ON != _GOES_ON & ~0xFF:
+                return False
+            self._stamp = stamp
+            self._time = self._shown(_number(stamp)) if self._timed else ""
+        return True
 
-    They are cut out by what is before them, and what would be written for them is compared with what is there.
-    """
-    lines: list[bytes] = []
-    size, largest = _SMALL_WINDOW, _LARGE_WINDOW
-    cut = 8 + len(tail)
-    line = locallog.LINE[0]
-    while data.startswith(head, position + 4):
-        end = data.rfind(head, position, position + size) - 4
-        if end <= position:
-            break
-        piece = data[position:end]
-        parts = (piece + b"\0\0\0\0").split(head)
+    def _shown(self, when: int) -> str:
+        """A time with all nine digits; the begin is kept for the others of the same second."""
+        second, nanoseconds = divmod(when, 1_000_000_000)
+        if second != self._second:
+            self._second, self._moment = second, rfc3339(second * 1_000_000_000).rstrip("Z")
+        return f"{self._moment}.{nanoseconds:09d}Z"
+
+    def _any(self, message: bytes, lines: list[Line]) -> None:
+        """Read a record of any fields; nothing when it makes no sense."""
         try:
-            found = [part[2 + (part[1] > 127) : -cut] if part[0] == line else b"" for part in parts[1:]]
-        except IndexError:
-            break
-        if locallog.alike(head, found, tail) != piece:
-            break
-        lines += found
-        position, size = end, min(size * 4, largest)
-    return lines, position
+            line, tail = self._decoded(message)
+        except (IndexError, ValueError):
+            return
+        lines.append(line)
+        if tail:
+            self._tails[tail] = line.attrs or {}
 
-
-def _decoded(message: bytes) -> tuple[Run, bytes, bytes]:
-    """A message, and what is before and after its line; empty for a part of a line. ValueError, IndexError."""
-    values: dict[int, bytes] = {}
-    attributes: dict[str, str] = {}
-    head_end = line_end = 0
-    for number, value, end in _fields(message):
-        values[number] = value
-        if number == 6:
-            key, text = (dict(pair[:2] for pair in _fields(value)).get(part, b"") for part in (1, 2))
-            attributes[key.decode("utf-8", "replace")] = text.decode("utf-8", "replace")
-        elif number == 2:
-            head_end = line_end = end
-        elif number == 3:
-            line_end = end
-    part = values.get(4, b"\0") != b"\0"
-    goes_on = part and dict(field[:2] for field in _fields(values.get(5, b""))).get(1, b"\0") == b"\0"
-    text = values.get(3, b"")
-    source, time = values.get(1, b"").decode(), _number(values.get(2, b"\0"))
-    run = Run(source, time, text if goes_on else text + b"\n", attributes)
-    return (run, b"", b"") if part else (run, message[:head_end], message[line_end:])
+    def _decoded(self, message: bytes) -> tuple[Line, bytes]:
+        """A message, and what is after its line; empty for a part of a line. ValueError, IndexError."""
+        values: dict[int, bytes] = {}
+        attributes: dict[str, str] = {}
+        line_end = 0
+        for number, value, end in _fields(message):
+            values[number] = value
+            if number == 6:
+                key, text = (dict(pair[:2] for pair in _fields(value)).get(part, b"") for part in (1, 2))
+                attributes[key.decode("utf-8", "replace")] = text.decode("utf-8", "replace")
+            elif number in (2, 3):
+                line_end = end
+        part = values.get(4, b"\0") != b"\0"
+        goes_on = part and dict(field[:2] for field in _fields(values.get(5, b""))).get(1, b"\0") == b"\0"
+        stream: Stream = "stderr" if values.get(1) == b"stderr" else "stdout"
+        when = self._shown(_number(values.get(2, b"\0")) & _MOST) if self._timed else ""
+        shown = values.get(3, b"").decode("utf-8", "surrogateescape") + ("" if goes_on else "\n")
+        return Line(shown, stream, when, attributes), b"" if part else message[line_end:]
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, int]]:

@@ -1,7 +1,7 @@
 """Records of a log as the bytes that go over the wire: chosen by stream and time, decorated, framed.
 
 A block of json-file's records is decoded in one call and goes on as lists: no function of ours is called for
-each line unless times or details are asked for. Records of local come in runs.
+each line unless times or details are asked for.
 """
 
 from __future__ import annotations
@@ -12,34 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Literal, TypeVar
 from urllib.parse import quote_plus
 
 import msgspec
 
 from sampan.engine.containers import loglocal
+from sampan.engine.containers.loglocal import Line
 from sampan.engine.containers.timestamps import parse_rfc3339, rfc3339
-
-T = TypeVar("T", int, str)
-Stream = Literal["stdout", "stderr"]
 
 _STREAMS = {"stdout": 1, "stderr": 2}
 _HEAD = struct.Struct(">BxxxI")
 _LATEST = 253_402_300_799_999_999_999  # ns: the last moment of year 9999, RFC 3339's end
 _WHOLE_SECONDS, _NANOSECONDS = 20, 30  # characters of a time without a fraction, and with all nine digits
-
-
-class Line(msgspec.Struct, gc=False):
-    """One record of a json-file log; ``log`` lacks its newline when the line goes on in the next record.
-
-    Without ``gc`` thousands at once don't set the garbage collector off; they refer to nothing that could
-    lead back to them.
-    """
-
-    log: str = ""
-    stream: Stream = "stdout"
-    time: str = ""
-    attrs: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,22 +69,16 @@ class Formatter:
         self.left = b""
         if not loglocal.begins(block):
             return b"".join(self._of_lines(self._records(block)))
-        records = loglocal.Records(block)
-        out: list[bytes] = []
-        for run in records:
-            out += self._of_run(run)
-            if self.finished:
-                break
+        records = loglocal.Records(block, timed=self._bounded or self._options.timestamps)
+        out = b"".join(self._of_lines(records.read()))
         self.left = block[records.taken :]
-        return b"".join(out)
+        return out
 
     def seconds_left(self) -> float | None:
         """Seconds until the moment ``until``; None when there is no such bound."""
         if not self._options.until_ns:
             return None
         return max(0.0, (self._options.until_ns - time.time_ns()) / 1e9)
-
-    # driver json-file -----------------------------------------------------------------------------------
 
     def _records(self, block: bytes) -> list[Line]:
         try:
@@ -117,12 +95,12 @@ class Formatter:
             return ()
         texts = list(self._with_decoration(lines)) if self._decorated else [line.log for line in lines]
         if self._tty:
-            return ("".join(texts).encode(),)
+            return (_bytes("".join(texts)),)
         streams = [line.stream for line in lines]
         if not self._options.merge:
-            return _frames(streams, [text.encode() for text in texts])
+            return _frames(streams, [_bytes(text) for text in texts])
         if streams.count(streams[0]) == len(streams):
-            return _frames(streams[:1], ["".join(texts).encode()])
+            return _frames(streams[:1], [_bytes("".join(texts))])
         return _merged(streams, texts)
 
     def _within(self, lines: list[Line]) -> Iterator[Line]:
@@ -130,7 +108,7 @@ class Formatter:
         for line in lines:
             if line.time != last:  # many lines come at once
                 last = line.time
-                good = self._is_within(_comparable(line.time), self._since, self._until)
+                good = self._is_within(_comparable(line.time))
             if self.finished:
                 return
             if good:
@@ -150,32 +128,10 @@ class Formatter:
             yield text if open_line.get(line.stream) else prefix + text
             open_line[line.stream] = text[-1:] != "\n"
 
-    # driver local ---------------------------------------------------------------------------------------
-
-    def _of_run(self, run: loglocal.Run) -> Sequence[bytes]:
-        bounds = self._options.since_ns, self._options.until_ns
-        if not self._is_within(run.time, *bounds) or run.stream not in self._wanted:
-            return ()
-        text = run.text
-        if self._decorated:
-            prefix = self._decoration(rfc3339(run.time), run.attrs).encode()
-            first = b"" if self._open_line.get(run.stream) else prefix
-            self._open_line[run.stream] = not text.endswith(b"\n")
-            text = first + text[:-1].replace(b"\n", b"\n" + prefix) + text[-1:]
-        if self._tty:
-            return (text,)
-        if self._options.merge:
-            return _frames([run.stream], [text])
-        *lines, last = text[:-1].split(b"\n")
-        texts = [*(line + b"\n" for line in lines), last + text[-1:]]
-        return _frames([run.stream] * len(texts), texts)
-
-    # both -----------------------------------------------------------------------------------------------
-
-    def _is_within(self, when: T, since: T, until: T) -> bool:
-        """Whether a time is between two others; ``finished`` when it is after that."""
-        self.finished = bool(until) and when > until
-        return when >= since and not self.finished
+    def _is_within(self, when: str) -> bool:
+        """Whether a time is between ``since`` and ``until``; ``finished`` when it is after that."""
+        self.finished = bool(self._until) and when > self._until
+        return when >= self._since and not self.finished
 
     def _decoration(self, stamp: str, attrs: dict[str, str]) -> str:
         """Time and details for where a line begins: never in the middle of one over 16 KiB."""
@@ -197,6 +153,10 @@ def _salvage(block: bytes) -> Iterator[Line]:
                 continue
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _frames(streams: Sequence[str], texts: list[bytes]) -> list[bytes]:
     """A head before each text."""
     keys: list[tuple[str, int]] = list(zip(streams, map(len, texts), strict=True))
@@ -210,7 +170,7 @@ def _frames(streams: Sequence[str], texts: list[bytes]) -> list[bytes]:
 def _merged(streams: Sequence[str], texts: list[str]) -> list[bytes]:
     """A frame for all texts of a stream up to the next one's."""
     runs = [
-        (stream, "".join(map(itemgetter(1), run)).encode())
+        (stream, _bytes("".join(map(itemgetter(1), run))))
         for stream, run in groupby(zip(streams, texts, strict=True), itemgetter(0))
     ]
     return _frames([stream for stream, _ in runs], [text for _, text in runs])

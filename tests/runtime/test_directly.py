@@ -155,6 +155,50 @@ def test_its_parent_is_the_monitor_which_keeps_nothing() -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize(
+    ("hierarchy", "killed_before"), [("pids", False), ("unified", False), ("unified", True)]
+)
+def test_it_is_in_its_group(hierarchy: str, killed_before: bool) -> None:
+    base = Path("/sys/fs/cgroup")
+    base = base / hierarchy if (base / hierarchy).is_dir() else base
+    if (base / "tasks").exists() != (hierarchy == "pids"):
+        pytest.skip("no such hierarchy here")
+    group = base / f"smpa-direct-{os.getpid()}"
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"], join=[str(group)]))
+            for known in (True, False):
+                process, ours = await begin(
+                    box, supervisor, target, ["sleep", "60"], known=known, join=[str(group)]
+                )
+                assert process.guest == (known and not killed_before)
+                assert str(process.pid) in (group / "cgroup.procs").read_text().split()
+                process.signal(signal.SIGTERM)
+                assert (await process.wait()).code == 143
+                ours.close()
+            found = [
+                await output(box, supervisor, target, ["sh", "-c", _LOOK], known=known, join=[str(group)])
+                for known in (True, False)
+            ]
+            assert [line.splitlines() for line in found[0][1:]] == [
+                line.splitlines() for line in found[1][1:]
+            ]
+            with pytest.raises(StartFailure):
+                await output(box, supervisor, target, ["nosuch"], join=[str(group)])
+            await target.abort()
+            while (group / "cgroup.procs").read_text():
+                await asyncio.sleep(0.02)
+
+    group.mkdir()
+    try:
+        if killed_before:  # Linux 6.18 then kills who is born there, see monitor.py
+            (group / "cgroup.kill").write_text("1")
+        asyncio.run(asyncio.wait_for(go(), 30))
+    finally:
+        group.rmdir()
+
+
 def test_what_path_holds_before_the_program() -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):

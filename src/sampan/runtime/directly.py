@@ -1,7 +1,7 @@
 """An exec's way from its monitor to its program as system calls decided beforehand.
 
 What :mod:`sampan.runtime.launch` does step by step in an interpreter, in the same order, for the execs that need
-nothing more: no terminal, no AppArmor profile, groups of v1. Whatever fails on the way is for the long way to
+nothing more: no terminal, no AppArmor profile. Whatever fails on the way is for the long way to
 do again and to put in words. The steps' meaning stands there.
 """
 
@@ -58,12 +58,16 @@ def program(plan: Plan, ids: Identity) -> bytes | None:
     return calls.program(CHANNEL, failed, steps.FAILED)
 
 
-def _possible(plan: Plan) -> bool:
+def birth_group(plan: Plan) -> str:
+    """The v2 group in which the process must be born, see launch.py; "" where it enters its groups by itself."""
     groups = plan.get("join", ())
+    return groups[0] if groups and not os.path.exists(f"{groups[0]}/tasks") else ""
+
+
+def _possible(plan: Plan) -> bool:
     if plan["tty"] or plan.get("apparmor") or plan.get("seccomp_flags") or not known():
         return False
-    # A v2 group is entered at birth, see launch.py.
-    return plan["cwd"].startswith("/") and (not groups or os.path.exists(f"{groups[0]}/tasks"))
+    return bool(plan["cwd"].startswith("/"))
 
 
 def _candidates(name: str, environment: dict[str, str]) -> list[str]:
@@ -84,7 +88,7 @@ def _enter(calls: Calls, plan: Plan) -> None:
     for number in _SPAWNED_WITHOUT:
         calls.call("rt_sigaction", number, default, 0, _MASK_SIZE)
     this = calls.put(b"0")
-    for directory in plan.get("join", ()):
+    for directory in () if birth_group(plan) else plan.get("join", ()):
         calls.call("openat", _AT_FDCWD, calls.text(f"{directory}/tasks"), os.O_WRONLY)
         calls.call("write", _OPEN, this, 1)
         calls.call("close", _OPEN)

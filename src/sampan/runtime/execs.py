@@ -1,8 +1,9 @@
 """Execs whose monitor is their container's: a process more below it, which takes the short way to its program.
 
-The process is spawned (no copy of the monitor is made for it) as the program that the engine has sent, see
-:mod:`sampan.runtime.directly`. That executes, or ends with ``("failed", DIRECTLY, …)`` and was as if it had never
-been: its clients' sockets are left as they are, for the engine to have it done otherwise. Import-light.
+The process is spawned (no copy of the monitor is made for it, except to be born in a v2 group) as the program that
+the engine has sent, see :mod:`sampan.runtime.directly`. That executes, or ends with ``("failed", DIRECTLY, …)`` and
+was as if it had never been: its clients' sockets are left as they are, for the engine to have it done otherwise.
+Import-light.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import _socket
 import fcntl
 import os
 
-from sampan.kernel import namespaces
+from sampan.kernel import namespaces, process
 from sampan.runtime import steps, wire
 from sampan.runtime.run import Run
 
@@ -29,6 +30,7 @@ DIRECTLY = "directly"
 """The step of a failure that sends an exec the long way."""
 CHANNEL, TARGET = 3, 4
 """The program's descriptors behind 0, 1 and 2: what it tells the monitor through, its container's pidfd."""
+_ARGUMENTS = ("sampan-exec",)
 PLAN_KEYS = ("kind", "id", "tty", "stdin", "stdin_once", "log", "bound")
 """What a monitor is told of an exec's plan."""
 
@@ -65,6 +67,10 @@ class Exec(Run):
         for fd, wanted in clients:
             self._hub.add_client(fd, wanted)
 
+    def _unstarted(self) -> wire.Message:
+        # Killed on the way, at birth even (see monitor.py): who goes the long way finds out whether it lasts.
+        return ("failed", DIRECTLY, 0, "", "")
+
     def _over(self) -> None:
         if self._pidfd < 0:
             return
@@ -79,18 +85,18 @@ class Exec(Run):
 def begin(
     loop: Loop, message: wire.Message, fds: list[int], target: int, over: Callable[[int], None]
 ) -> tuple[int, Exec] | None:
-    """Start the exec of ``("exec", plan, wants, own pid namespace)``: its pid and itself.
+    """Start the exec of ``("exec", plan, wants, own pid namespace, v2 group or "")``: its pid and itself.
 
     ``fds`` are the control socket, the program, the clients' sockets; what the exec keeps is taken out of them.
     None when it can't be started like this: the engine has been told. ``target`` is the container's pidfd.
     """
-    _, plan, wants, apart = message
+    _, plan, wants, apart, group = message
     control = _socket.socket(fileno=fds.pop(0))
     ours, theirs = wire.pair()
     opened = [theirs.detach()]
     try:
         stdio, ends = _pipes(plan, opened)
-        pid = _spawn([*stdio, opened[0], target], fds[0], apart=apart)
+        pid = _spawn([*stdio, opened[0], target], fds[0], group, apart=apart)
     except OSError as error:
         wire.send_or_not(control, ("failed", DIRECTLY, error.errno, "", ""))
         for fd in (*opened, ours.detach(), control.detach()):
@@ -121,23 +127,23 @@ def _pipes(plan: Plan, opened: list[int]) -> tuple[list[int], list[int]]:
     return stdio, ends
 
 
-def _spawn(given: list[int], program: int, *, apart: bool) -> int:
+def _spawn(given: list[int], program: int, group: str, *, apart: bool) -> int:
     """Start ``program`` with ``given`` as its descriptors from 0 on, leading a session. OSError."""
     if apart:
         namespaces.setns(given[TARGET], namespaces.CLONE_NEWPID)  # for children only
     copies: list[int] = []
     try:
-        actions = []
         for number, fd in enumerate(given):
             if fd < len(given):  # one of the numbers that are about to be taken
-                fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(given))
-                copies.append(fd)
-            actions.append((os.POSIX_SPAWN_DUP2, fd, number))
+                copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(given)))
+                given[number] = copies[-1]
+        if group:
+            return _fork_into(group, given, program)
         return os.posix_spawn(
             f"/proc/self/fd/{program}",
-            ["sampan-exec"],
+            _ARGUMENTS,
             {},
-            file_actions=actions,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(given)],
             setsid=True,
             setsigmask=(),
             setsigdef=steps.CHANGED_SIGNALS,
@@ -145,3 +151,25 @@ def _spawn(given: list[int], program: int, *, apart: bool) -> int:
     finally:
         for fd in copies:
             os.close(fd)
+
+
+def _fork_into(group: str, given: list[int], program: int) -> int:
+    """As posix_spawn, born in the v2 group with the directory ``group``."""
+    directory = os.open(group, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        pid = process.fork(0, directory)
+    finally:
+        os.close(directory)
+    if pid:
+        return pid
+    try:
+        for number, fd in enumerate(given):
+            os.dup2(fd, number)
+        steps.reset_signals()
+        process.leave_session()
+        os.execve(program, _ARGUMENTS, {})
+    except OSError as error:
+        channel = _socket.socket(fileno=CHANNEL)
+        wire.send_or_not(channel, ("failed", DIRECTLY, error.errno, "", ""))
+    finally:
+        os._exit(steps.FAILED)

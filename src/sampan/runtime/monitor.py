@@ -10,8 +10,7 @@ Messages to the engine: ``("serves", "exec")``, ``("hello", monitor pid, pid or 
 ``("synced", token)``.
 From the engine: ``("go",)``, ``("abort",)``, ``("resize", rows, columns)``,
 ``("attach", stdin, stdout, stderr)`` with a socket, ``("close_stdin",)``, ``("sync", token)``,
-``("exec", plan part, wants, own pid namespace)`` with descriptors (:mod:`sampan.runtime.execs`), whose answers
-come on a control socket of its own.
+``("exec", …)`` with descriptors, see :mod:`sampan.runtime.execs`; its answers come on a socket of its own.
 """
 
 from __future__ import annotations

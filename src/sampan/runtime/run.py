@@ -58,6 +58,10 @@ class Run:
     def _on_started(self) -> None:
         """The program is executed; the engine isn't told yet."""
 
+    def _unstarted(self) -> wire.Message:
+        """What to tell of a process that has ended before its program and has not said why."""
+        return ("failed", "killed", 0, self._status, "")
+
     def _record(self) -> int:
         """Put the exit on record; a descriptor that is still to be synced, or -1."""
         return -1
@@ -177,7 +181,7 @@ class Run:
         while self._channel is not None:  # what it said last, before it ended
             self._on_channel(READABLE)
         if not self._started:
-            self.tell(self._failure or ("failed", "killed", 0, self._status, ""))
+            self.tell(self._failure or self._unstarted())
             self._hub.drop_clients(only_idle=False)
             self._over()
             return

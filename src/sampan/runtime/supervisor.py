@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.errors import Conflict, SystemFailure
-from sampan.runtime import elf, entering, execs, handover, silence, wire
+from sampan.runtime import directly, elf, entering, execs, handover, silence, wire
 from sampan.runtime.processes import AttachEnd, Exit, MonitorLost, NotDirectly, Process
 from sampan.runtime.zygotes import Zygote, Zygotes
 
@@ -125,7 +125,8 @@ class Supervisor:
         fds = [theirs.fileno(), file, *[end.sock.fileno() for end in attach]]
         try:
             with theirs:
-                target.send(("exec", part, wants, entering.pid_namespace(plan)), fds)
+                group = directly.birth_group(plan)
+                target.send(("exec", part, wants, entering.pid_namespace(plan), group), fds)
         except OSError as error:
             process.forget()
             raise NotDirectly("the container's monitor takes no exec") from error

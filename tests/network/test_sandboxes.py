@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -276,6 +277,28 @@ async def test_random_ports_and_publish_all(lab: Lab) -> None:
     numbers = [entry["HostPort"] for key in ("82/tcp", "90/tcp", "91/udp") for entry in shown[key]]
     assert len(numbers) == 6 and len(set(numbers)) == 3
     assert [entry["HostIp"] for entry in shown["82/tcp"]] == ["0.0.0.0", "::"]
+
+
+@in_lab()
+async def test_more_ports_than_select_knows_descriptors(lab: Lab) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4000:
+        pytest.skip("needs 4000 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        outside = lab.neighbour()
+        ports = {f"{number}/tcp": str(number) for number in range(20000, 20600)}
+        web, server = await lab.run(ports=ports)
+        server.app(ECHO, "tcp", "127.0.0.1", "20599", "many")
+        label = {"sampan.egress": "example.org"}
+        await lab.run(ports={"80/tcp": [("10.201.7.1", "8080")]}, config={"labels": label})
+        for short_cut in (True, False):
+            lab.networks.ground.firewall.set_short_cut(short_cut)
+            assert (await aask(outside, "tcp", "10.201.7.1", 20599)).startswith("many")
+        assert lab.networks.switchboard.pid
+        await lab.stop(web)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @in_lab()

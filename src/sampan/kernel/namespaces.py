@@ -6,6 +6,7 @@ import ctypes
 
 from sampan.kernel import libc
 
+CLONE_FILES = 0x00000400  # of clone(2): the table of descriptors
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000

@@ -2,19 +2,29 @@
 
 A context stays bound to the network namespace of the thread that made it. Commands are nft's own language;
 one ``run`` is one transaction: all of it or nothing.
+
+The library waits by select(2), which ends the whole process when its socket has a number from 1024 on. A process
+with so many descriptors (an engine that publishes a thousand ports, its switchboard) has each transaction made by
+a thread with a table of descriptors of its own, in which there is room below.
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import gc
 import json
+import os
 import threading
 from typing import Any
+
+from sampan.kernel.namespaces import CLONE_FILES, unshare
 
 _NFT_CTX_DEFAULT = 0
 _OUTPUT_JSON = 1 << 4
 _OUTPUT_HANDLE = 1 << 3
+_MOST = 1000  # FD_SETSIZE, less what other threads may open meanwhile
+_ROOM = (64, 128)
 
 
 class NftError(OSError):
@@ -56,7 +66,13 @@ class Nft:
                     ) from failure
         self._lib = Nft._library.lib
         self._lock = threading.Lock()
-        self._context: int | None = self._lib.nft_ctx_new(_NFT_CTX_DEFAULT)
+        self._apart = _next_descriptor() >= _MOST
+        self._context: int | None = None
+        if not self._apart:
+            self._open()
+
+    def _open(self) -> None:
+        self._context = self._lib.nft_ctx_new(_NFT_CTX_DEFAULT)
         if not self._context:
             raise NftError("nft_ctx_new failed: out of memory, or no permission for nftables (CAP_NET_ADMIN)")
         self._lib.nft_ctx_buffer_output(self._context)
@@ -71,6 +87,7 @@ class Nft:
     def close(self) -> None:
         """Free the context; a second time does nothing."""
         with self._lock:
+            self._apart = False
             context, self._context = self._context, None
             if context:
                 self._lib.nft_ctx_free(context)
@@ -87,6 +104,8 @@ class Nft:
         return [item for item in json.loads(answer)["nftables"] if "metainfo" not in item]
 
     def _run(self, commands: str, flags: int) -> str:
+        if self._apart:
+            return _run_apart(commands, flags)
         with self._lock:
             if self._context is None:
                 raise NftError("the nftables context is closed")
@@ -97,6 +116,40 @@ class Nft:
         if status:
             raise NftError(errors.decode(errors="replace").strip() or f"nftables failed: {commands[:200]}")
         return bytes(output).decode(errors="replace")
+
+
+def _next_descriptor() -> int:
+    """The number that the next descriptor of this process gets."""
+    number = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    os.close(number)
+    return number
+
+
+def _run_apart(commands: str, flags: int) -> str:
+    """One transaction by a thread with a table of its own, in the caller's network namespace. NftError."""
+    answers: list[str | OSError] = []
+
+    def work() -> None:
+        try:
+            unshare(CLONE_FILES)
+            os.closerange(*_ROOM)  # in that table only
+            with Nft() as nft:
+                answers.append(nft._run(commands, flags))
+        except OSError as failure:
+            answers.append(failure)
+
+    collects = gc.isenabled()
+    gc.disable()  # what the collector closes in that thread would stay open in the others' table
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        if collects:
+            gc.enable()
+    if isinstance(answers[0], OSError):
+        raise answers[0]
+    return answers[0]
 
 
 def exists(nft: Nft, family: str, table: str) -> bool:

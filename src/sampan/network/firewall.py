@@ -440,7 +440,8 @@ class Firewall:
         old = [item for item in items if item in self._forwarded]
         for item in old:
             del self._forwarded[item]
-        left = held_elements(self._forwarded)  # a port may be held on several addresses
+        # A port may be held on several addresses.
+        left = {name: frozenset(items) for name, items in held_elements(self._forwarded).items()}
         gone = {
             name: [one for one in items if one not in left[name]]
             for name, items in held_elements(old).items()

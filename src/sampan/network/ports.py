@@ -38,7 +38,7 @@ class Wanted:
         """The host's addresses to bind, of these IP versions."""
         if self.host_ip:
             return [self.host_ip] if (6 if ":" in self.host_ip else 4) in versions else []
-        return [ANY[version] for version in versions if version == 4 or has_ipv6()]
+        return [ANY[version] for version in versions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,8 @@ class Reservations:
     def __init__(self, random_range: tuple[int, int] | None = None) -> None:
         self._range = random_range or local_port_range()
         self._next = self._range[0]
-        self._owned: dict[tuple[str, int, str], str] = {}
+        # Who holds a port, by protocol and IP version, on which addresses.
+        self._owned: dict[tuple[int, str, bool], dict[str, str]] = {}
 
     def reserve(
         self, wanted: Iterable[Wanted], owner: str, versions: Sequence[int] = (4, 6)
@@ -147,11 +148,12 @@ class Reservations:
 
         Only addresses of these IP versions are bound.
         """
+        able = [version for version in versions if version == 4 or has_ipv6()]
         with contextlib.ExitStack() as undo:
             result: list[Reserved] = []
             undo.callback(lambda: self.release(result))
             for item in wanted:
-                hosts = item.hosts(versions)
+                hosts = item.hosts(versions if item.host_ip else able)
                 if hosts:
                     result += self._reserve(item, owner, hosts)
             undo.pop_all()
@@ -160,7 +162,7 @@ class Reservations:
     def adopt(self, published: Iterable[Published], owner: str) -> None:
         """Note ports that another process already holds for us (after a restart of the engine)."""
         for item in published:
-            self._owned[item.host_ip, item.host_port, item.protocol] = owner
+            self._owned.setdefault(_place(item), {})[item.host_ip] = owner
 
     def release(self, reserved: Iterable[Reserved]) -> None:
         """Give ports up and close their sockets; a second time does nothing."""
@@ -171,7 +173,10 @@ class Reservations:
     def disown(self, published: Iterable[Published]) -> None:
         """Forget ports whose sockets are held elsewhere."""
         for item in published:
-            self._owned.pop((item.host_ip, item.host_port, item.protocol), None)
+            holders = self._owned.get(_place(item), {})
+            holders.pop(item.host_ip, None)
+            if not holders:
+                self._owned.pop(_place(item), None)
 
     def _reserve(self, wanted: Wanted, owner: str, hosts: Sequence[str]) -> list[Reserved]:
         failure: SystemFailure | None = None
@@ -204,19 +209,21 @@ class Reservations:
                 published = Published(wanted.port, wanted.protocol, host, port)
                 self._check_own(published)
                 result.append(Reserved(published, bind(published)))
-                self._owned[host, port, wanted.protocol] = owner
+                self.adopt([published], owner)
             undo.pop_all()
         return result
 
     def _check_own(self, item: Published) -> None:
-        for (host, port, protocol), owner in self._owned.items():
-            if (port, protocol) != (item.host_port, item.protocol) or (":" in host) != (":" in item.host_ip):
-                continue
+        for host, owner in self._owned.get(_place(item), {}).items():
             if host == item.host_ip or ANY[6 if ":" in host else 4] in (host, item.host_ip):
                 raise _Taken(
                     f"Bind for {_show(item.host_ip)}:{item.host_port} failed: port is already allocated",
                     hint=f"Container {owner[:12]} has it: stop that one, or publish another host port.",
                 )
+
+
+def _place(item: Published) -> tuple[int, str, bool]:
+    return item.host_port, item.protocol, ":" in item.host_ip
 
 
 class _Taken(SystemFailure):

@@ -111,8 +111,8 @@ class Containers:
         self.exec_ids: Callable[[Container], list[str]] = lambda _: []
         self.run_probe: Probe = _no_probe
         self._background: set[asyncio.Task[None]] = set()
+        # While the engine ends or starts, restarts that are due are left to `recovery.autostart`.
         self.closing = False
-        # While the engine starts: restarts that are due are left to `recovery.autostart`, which knows an order.
         self.recovering = False
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:

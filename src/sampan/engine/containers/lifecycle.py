@@ -133,7 +133,8 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     state.status = states.after("exit", state.status)
     state.pid, state.exit_code, state.oom_killed = 0, exit_.code, exit_.oom_killed
     state.finished_ns = exit_.finished_ns
-    wait_before = restart.decide(container, live, ours=not (containers.closing or live.restarts))
+    ours = not live.restarts and not (containers.closing and live.stopping)
+    wait_before = restart.decide(container, live, ours=ours)
     if wait_before is not None:
         state.status = "restarting"
         container.restart_count += 1
@@ -148,7 +149,7 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
     duration = max(0, exit_.finished_ns - state.started_ns) // 1_000_000_000
     containers.publish(container, "die", execDuration=str(duration), exitCode=str(exit_.code))
     waits.tell_exit(live, exit_.code, final=wait_before is None)
-    if wait_before is not None and not containers.recovering:
+    if wait_before is not None and not (containers.recovering or containers.closing):
         live.restarter = asyncio.create_task(_restart_later(containers, container, live, wait_before))
     elif container.host.auto_remove and not live.removing and not live.restarts:
         live.removing = True
@@ -161,7 +162,7 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
 async def _restart_later(containers: Containers, container: Container, live: Live, delay: float) -> None:
     await asyncio.sleep(delay)
     async with live.lock:
-        if container.state.status != "restarting" or live.removing:
+        if container.state.status != "restarting" or live.removing or containers.closing:
             return
         live.restarter = None
         try:

@@ -32,7 +32,7 @@ def wants_healing(container: Container) -> bool:
 def decide(container: Container, live: Live, *, ours: bool = True) -> float | None:
     """Seconds until the restart, or None for none. The delay doubles from 0.1 s up to a minute.
 
-    ``ours``: whether it is the policy's affair; neither the engine's end nor a restart by hand is.
+    ``ours``: whether it is the policy's affair; a stop for the engine's end, or for a restart by hand, isn't.
     """
     state = container.state
     if not ours or live.removing or state.stopped_by_user or not wants(container):

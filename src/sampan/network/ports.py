@@ -240,7 +240,9 @@ def bind(item: Published) -> socket.socket:
             family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, PROTOCOLS[item.protocol]
         )
     except OSError as failure:
-        raise SystemFailure(f"failed to bind host port {what}: {_go_words(failure)}") from failure
+        raise SystemFailure(
+            f"failed to bind host port {what}: {_go_words(failure)}", hint=_bind_hint(failure, item)
+        ) from failure
     try:
         if family == socket.AF_INET6:
             result.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -263,6 +265,8 @@ def _bind_hint(failure: OSError, item: Published) -> str:
         return f"{item.host_ip} is no address of this machine; ip addr lists those it has."
     if failure.errno == errno.EADDRINUSE:
         return f"See who has it: ss -lp 'sport = {item.host_port}'; or publish another host port."
+    if failure.errno == errno.EMFILE:
+        return "Each port takes a descriptor: start the engine with more (ulimit -n, LimitNOFILE= of its unit)."
     return ""
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from sampan.errors import StartFailure
 from sampan.runtime import calls, seccomp
+from sampan.runtime.processes import NotDirectly
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
 from tests.runtime.plans import Box
 from tests.runtime.running import by_itself, read_all, start, supervised, unframe
@@ -150,6 +151,33 @@ def test_its_parent_is_the_monitor_which_keeps_nothing() -> None:
                 await output(box, supervisor, target, ["nosuch"])
             await asyncio.sleep(0.1)
             assert descriptors(target) == before
+            await target.abort()
+
+    asyncio.run(go())
+
+
+def test_many_leave_no_memory() -> None:
+    """A monitor collects no garbage."""
+
+    async def go() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "60"]))
+
+            async def some(rounds: int) -> int:
+                for _ in range(rounds):
+                    await output(box, supervisor, target, ["echo", "x"])
+                    process, ours = await begin(box, supervisor, target, ["true"], stdin=True)
+                    await process.wait()
+                    ours.close()
+                    with pytest.raises(NotDirectly):
+                        plan = box.exec_plan(["nosuch"])
+                        program = by_itself(box, target, plan) or b""
+                        await supervisor._exec_below(target, plan, program, ())
+                lines = Path(f"/proc/{target.monitor_pid}/smaps_rollup").read_text().splitlines()
+                return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+
+            before = await some(20)
+            assert await some(60) - before < 100  # KiB
             await target.abort()
 
     asyncio.run(go())

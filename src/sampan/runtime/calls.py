@@ -2,16 +2,19 @@
 
 The sources are ``data/calls-*.S``; a test assembles them and compares. The program has no memory but the
 table, the data that its calls point at and, for what the kernel is to write, :data:`BUFFER`. A call that fails
-leads to the end of the table, or past as many entries as its entry says.
+leads to the end of the table, or past as many entries as its entry says. Import-light.
 """
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
-from collections.abc import Iterable
 
 from sampan.runtime import elf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 BUFFER, BUFFER_SIZE = elf.ROOM, 4096
 FAIL = -1
@@ -40,7 +43,7 @@ _CODE = {
 
 def known() -> bool:
     """Whether there is such a program for this machine."""
-    return platform.machine() in _CODE
+    return os.uname().machine in _CODE
 
 
 class Calls:
@@ -48,7 +51,7 @@ class Calls:
 
     def __init__(self, machine: str = "") -> None:
         """``machine`` as uname(2) names it, this one's if empty. KeyError: there is no program for it."""
-        self._machine, self._code, numbers = _CODE[machine or platform.machine()]
+        self._machine, self._code, numbers = _CODE[machine or os.uname().machine]
         self._numbers = dict(zip(_NAMES, numbers, strict=True))
         self._data = bytearray()
         self._words: list[int] = []  # of the entries, eight each

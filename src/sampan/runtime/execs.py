@@ -79,6 +79,7 @@ class Exec(Run):
         self._pidfd = -1
         for peer in list(self._peers.values()):
             self._drop_peer(peer)
+        self._hub.part()
         self._tell_over(self._pid)
 
 

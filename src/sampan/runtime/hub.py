@@ -31,14 +31,22 @@ _IDLE_FLUSH = 1.0  # seconds after which an unfinished line is logged as it is
 _LEFT_GRACE = 0.1  # seconds to find out whether a client left or the engine died
 
 
+def _yes() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    return None
+
+
 class Hub:
     """Outputs, log, clients and stdin of one process."""
 
     def __init__(self, loop: Loop, plan: dict[str, Any]) -> None:
         self._log: logwriter.Log | None = None  # opened with the first output
-        self.engine_connected: Callable[[], bool] = lambda: True
-        self.on_silent: Callable[[], None] = lambda: None  # the last output has ended
-        self.on_unattached: Callable[[], None] = lambda: None  # after the end: a client has got everything
+        self.engine_connected: Callable[[], bool] = _yes
+        self.on_silent: Callable[[], None] = _nothing  # the last output has ended
+        self.on_unattached: Callable[[], None] = _nothing  # after the end: a client has got everything
         self._loop = loop
         self._log_options = plan.get("log")
         self._tty: bool = plan["tty"]
@@ -100,6 +108,12 @@ class Hub:
         if self._input is not None:
             self._input.close()
         self.drop_clients(only_idle=True)
+
+    def part(self) -> None:
+        """Nothing will happen any more. What refers to each other would stay: a monitor collects no garbage."""
+        self.engine_connected = _yes
+        self.on_silent = self.on_unattached = _nothing
+        self._input = None
 
     def drop_clients(self, *, only_idle: bool) -> None:
         """End the connections of clients, with ``only_idle`` of those that have got everything."""

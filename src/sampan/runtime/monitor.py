@@ -142,7 +142,7 @@ class Monitor(Run):
 
     def run(self) -> None:
         """Until the process has ended and everybody has got everything."""
-        self._reap()  # it may have ended before SIGCHLD was watched
+        self.reap()  # it may have ended before SIGCHLD was watched
         self.loop.run()
 
     def add_clients(self, fds: list[int], wants: list[Wants]) -> None:
@@ -197,7 +197,7 @@ class Monitor(Run):
     def _on_signals(self, reader: int) -> None:
         if signals.SIGTERM in os.read(reader, 4096):
             self._shut_down()
-        self._reap()
+        self.reap()
 
     def _shut_down(self) -> None:
         """The machine goes down: the container's stop signal, and its grace time before the last one."""
@@ -222,7 +222,8 @@ class Monitor(Run):
                 os.write(fd, word)
                 os.close(fd)
 
-    def _reap(self) -> None:
+    def reap(self) -> None:
+        """Take note of the children that have ended."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

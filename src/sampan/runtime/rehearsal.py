@@ -12,7 +12,7 @@ import gc
 import os
 
 from sampan.kernel import signals
-from sampan.runtime import launch, wire
+from sampan.runtime import calls, elf, execs, launch, wire
 from sampan.runtime.monitor import Monitor, begin_first
 
 TYPE_CHECKING = False
@@ -77,7 +77,10 @@ def _play(shown: Title, driver: str, *, forking: bool) -> None:
     wire.send(engine, ("go",))
     os.write(writer, b"line\n")
     wire.send(first, ("exec",))
-    _in_turns(monitor.loop, [_nothing, first.close, _nothing, monitor.loop.stop])
+    turns = [_nothing, first.close, _nothing]
+    if forking and calls.known():
+        turns += [lambda: _ask_for_exec(engine), lambda: _end_exec(monitor), _nothing]
+    _in_turns(monitor.loop, [*turns, monitor.loop.stop])
     monitor.run()
 
 
@@ -86,6 +89,24 @@ def _fork(origin: launch.Origin) -> None:
     child, channel, _, _ = begin_first(origin, False, "/")
     channel.close()
     os.waitpid(child, 0)
+
+
+def _ask_for_exec(engine: _socket.socket) -> None:
+    """An exec in the container, of a program that says that it executes, and ends."""
+    _, control = wire.pair()
+    client, _ = _socket.socketpair()
+    said = wire.packed(("exec",))
+    program = elf.sealed("sampan-exec", calls.Calls().program(execs.CHANNEL, said, 0))
+    fds = [control.detach(), program, client.detach()]
+    wire.send(engine, ("exec", {**_PLAN, "kind": "exec", "log": None}, [(False, True, True)], False, ""), fds)
+
+
+def _end_exec(monitor: Monitor) -> None:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        return  # programs in memory can't be executed here
+    monitor.reap()
 
 
 def _in_turns(loop: Loop, actions: list[Callable[[], None]]) -> None:

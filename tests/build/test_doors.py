@@ -201,7 +201,7 @@ def test_copy_flags(door: Door) -> None:
         """FROM BASE AS src
 RUN mkdir /s && echo s > /s/f && ln -s f /s/l
 FROM BASE
-COPY --exclude=**/*.md --exclude=a/x a /ex/
+COPY --exclude=**/*.md --exclude=x a /ex/
 COPY --parents a/*/2.txt b /par/
 COPY --parents ./a/./y/2.txt /piv/
 COPY --chmod=755 run.sh /bin/ran
@@ -335,6 +335,18 @@ def test_add_of_git(door: Door, repository: tuple[str, list[str]]) -> None:
         built.id, "cat /head/sub/f /v1/sub/f /sub/f /sum/sub/f; ls -d /head/.git 2>/dev/null; true"
     )
     assert shown == "second\nfirst\nsecond\nfirst\n"
+    built = door.build(
+        f"FROM BASE\nADD {url}?tag=v1&subdir=sub /a\nADD {url}?branch=main&keep-git-dir=1 /b\n"
+    )
+    assert door.sh(built.id, "cat /a/f /b/sub/f; ls -d /b/.git; stat -c %a /b /b/sub /b/sub/f") == (
+        "first\nsecond\n/b/.git\n755\n755\n644\n"
+    )
+    for query, fault in (
+        (f"tag=v1&commit={commits[1]}", "expected checksum to match"),
+        ("subdir=a&subdir=b", 'query "subdir" has multiple values'),
+        ("depth=1", 'unexpected query "depth"'),
+    ):
+        assert fault in door.build(f"FROM BASE\nADD {url}?{query} /x\n").error
     wrong = door.build(f"FROM BASE\nADD --checksum={commits[1]} {url}#v1 /x\n")
     assert "expected checksum to match" in wrong.error
     assert "failed to resolve git reference" in door.build(f"FROM BASE\nADD {url}#nosuch /x\n").error

@@ -196,6 +196,13 @@ def test_git_by_ssh(ours: Ours, tmp_path: Path) -> None:
         dockerfile = f"FROM smhe-ssh\nADD {url} /r\nRUN cat /r/f\n"
         assert "\nby ssh\n" in ours(dockerfile, "--ssh", "default")
         assert "no SSH agent is forwarded" in ours(dockerfile, code=1)
+        lines = {"right": (tmp_path / "host.pub").read_text(), "wrong": (tmp_path / "one.pub").read_text()}
+        for name, line in lines.items():
+            (tmp_path / name).write_text(f"[127.0.0.1]:{port} {line}")
+            known = ("--secret", f"id=GIT_SSH_KNOWN_HOSTS,src={tmp_path}/{name}", "--ssh", "default")
+            said = ours(dockerfile, *known, code=int(name == "wrong"))
+            assert ("\nby ssh\n" in said) == (name == "right"), said
+            assert ("Host key verification failed" in said) == (name == "wrong"), said
         other = f"default={key(tmp_path, 'stranger')}"
         assert "Permission denied" in ours(dockerfile, "--ssh", other, code=1)
         remote = [str(BIN / "sampan"), "build", "--no-cache", "--network", "none", "--ssh", "default", url]

@@ -183,6 +183,15 @@ class Cache:
             for key, what, size, made, used, uses, chain in found
         ]
 
+    def parents(self, rows: list[Row]) -> dict[str, tuple[str, ...]]:
+        """The keys of the rows that made what each row's layer stands on, by the row's key."""
+        makers: dict[str | None, list[str]] = {}
+        for row in rows:
+            makers.setdefault(row.chain, []).append(row.key)
+        makers.pop(None, None)
+        here = [row for row in rows if row.chain and self._layers.has(row.chain)]
+        return {row.key: tuple(makers.get(self._layers.get(row.chain or "").parent, ())) for row in here}
+
     def remove(self, keys: list[str]) -> None:
         """Forget these rows; their layers go with the store's next collection unless an image has them."""
         self._forget(keys)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import urllib3
 
 from sampan.build.failure import BuildFailed
 from sampan.build.worker import Fetched
 from sampan.errors import InvalidParameter, Unsupported
+from sampan.proxies import Proxies
 from sampan.storage import digest as digests
 from sampan.storage.removal import remove_tree
 
@@ -55,7 +56,7 @@ def download(url: str, target: Path, headers: Mapping[str, str], stop: threading
 
     Raises BuildFailed worded as Go's client would.
     """
-    pool = urllib3.PoolManager(retries=urllib3.Retry(3, redirect=10, raise_on_status=False), timeout=_TIMEOUT)
+    pool = _pool(url)
     try:
         response = pool.request("GET", url, headers=dict(headers), preload_content=False)
     except urllib3.exceptions.HTTPError as error:
@@ -76,6 +77,14 @@ def download(url: str, target: Path, headers: Mapping[str, str], stop: threading
     finally:
         response.release_conn()
         pool.clear()
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    retries = urllib3.Retry(3, redirect=10, raise_on_status=False)
+    proxy = Proxies.of_environment().for_url(url)
+    if proxy:
+        return urllib3.ProxyManager(proxy, retries=retries, timeout=_TIMEOUT)
+    return urllib3.PoolManager(retries=retries, timeout=_TIMEOUT)
 
 
 def _save(
@@ -128,17 +137,32 @@ def _modified(text: str) -> float | None:
         return None
 
 
+KNOWN_HOSTS = "GIT_SSH_KNOWN_HOSTS"
+"""The secret with the keys of ssh servers, as in ``~/.ssh/known_hosts``."""
 HOST_KEYS = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
 """ssh with the keys and settings of whoever runs the engine, for remote contexts, as dockerd has it."""
 
 
-def agent_keys(path: Path) -> dict[str, str]:
-    """ssh with an agent's keys alone. Servers that the machine doesn't know are taken on trust, as by BuildKit;
-    one that ``/etc/ssh/ssh_known_hosts`` knows otherwise is refused.
+def known_hosts(secrets: Mapping[str, bytes], directory: Path) -> Path | None:
+    """A file in ``directory`` with the servers' keys of the client's secret `KNOWN_HOSTS`, None without it."""
+    data = secrets.get(KNOWN_HOSTS)
+    if data is None:
+        return None
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "known_hosts"
+    path.write_bytes(data)
+    return path
+
+
+def agent_keys(path: Path, known: Path | None) -> dict[str, str]:
+    """ssh with an agent's keys alone. Only servers of the file ``known`` and of the machine's
+    ``/etc/ssh/ssh_known_hosts`` are talked to; without the first, one that the second doesn't know is taken on
+    trust, as by BuildKit, and only one that it knows otherwise is refused.
     """
+    trust = "accept-new" if known is None else "yes"
     options = (
-        *("BatchMode=yes", "IdentityFile=none", "ForwardAgent=no"),
-        *("StrictHostKeyChecking=accept-new", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"),
+        *("BatchMode=yes", "IdentityFile=none", "ForwardAgent=no", "LogLevel=ERROR"),
+        *(f"StrictHostKeyChecking={trust}", f"UserKnownHostsFile={known or '/dev/null'}"),
     )
     command = "ssh -F /dev/null " + " ".join(f"-o {option}" for option in options)
     return {"GIT_SSH_COMMAND": command, "SSH_AUTH_SOCK": str(path)}
@@ -146,11 +170,16 @@ def agent_keys(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class GitSource:
-    """A repository, the ref to check out ("" for the default branch), and a directory in it."""
+    """A repository, the ref to check out ("" for the default branch), and a directory in it. ``commit``: what the
+    ref has to be (a beginning); ``keep``: whether ``.git`` stays, None where the address doesn't say.
+    """
 
     repository: str
     ref: str
     subdirectory: str
+    commit: str = ""
+    keep: bool | None = None
+    submodules: bool = True
 
     @property
     def over_ssh(self) -> bool:
@@ -160,14 +189,43 @@ class GitSource:
 
 
 def parse_git(text: str) -> GitSource:
-    """``URL[#ref[:dir]]``, or ``?ref=…&subdir=…``. Raises InvalidParameter for what can't be one."""
-    url, _, fragment = text.partition("#")
+    """``URL[#ref[:dir]]``, or ``URL?ref=…&subdir=…``. Raises InvalidParameter for what can't be one."""
+    address, _, fragment = text.partition("#")
+    url, _, query = address.partition("?")
+    wanted = _query(query)
     ref, _, subdirectory = fragment.partition(":")
+    for key, prefix in (("ref", ""), ("tag", "refs/tags/"), ("branch", "refs/heads/")):
+        if key in wanted:
+            if ref:
+                raise InvalidParameter(f"{key} conflicts with {ref} in {text}")
+            ref = prefix + wanted[key]
+    subdirectory = wanted.get("subdir", subdirectory)
+    commit = wanted.get("commit", wanted.get("checksum", ""))
     if url.startswith("github.com/"):
         url = f"https://{url}"
     if ref.startswith("-") or url.startswith("-") or "\0" in text or ".." in subdirectory.split("/"):
         raise InvalidParameter(f"invalid git reference: {text}")
-    return GitSource(url, ref, subdirectory.strip("/"))
+    keep = _said(wanted, "keep-git-dir") if "keep-git-dir" in wanted else None
+    submodules = _said(wanted, "submodules") if "submodules" in wanted else True
+    return GitSource(url, ref or commit, subdirectory.strip("/"), commit, keep, submodules)
+
+
+def _query(text: str) -> dict[str, str]:
+    """What stands behind the ``?`` of a repository's address, each key once."""
+    found: dict[str, str] = {}
+    for key, value in parse_qsl(text, keep_blank_values=True):
+        if key not in ("ref", "tag", "branch", "subdir", "commit", "checksum", "keep-git-dir", "submodules"):
+            raise InvalidParameter(f'unexpected query "{key}"')
+        if not value or key in found:
+            raise InvalidParameter(f'query "{key}" has {"multiple values" if value else "no value"}')
+        found[key] = value
+    return found
+
+
+def _said(wanted: Mapping[str, str], key: str) -> bool:
+    if wanted[key].lower() not in ("true", "1", "false", "0"):
+        raise InvalidParameter(f'invalid value "{wanted[key]}" of query "{key}"')
+    return wanted[key].lower() in ("true", "1")
 
 
 def checkout(
@@ -193,17 +251,18 @@ def checkout(
     git.do("init", "-q")
     git.do("remote", "add", "origin", source.repository)
     commit = _fetched(git, source.ref)
-    if checksum and not commit.startswith(checksum.lower()):
-        raise BuildFailed(f"expected checksum to match {checksum}, got {commit}")
+    for wanted in (checksum, source.commit):
+        if not commit.startswith(wanted.lower()):
+            raise BuildFailed(f"expected checksum to match {wanted}, got {commit}")
     git.do("checkout", "-q", "--detach", commit)
-    if (target / ".gitmodules").is_file():
+    if source.submodules and (target / ".gitmodules").is_file():
         shallow = git.attempt("submodule", "update", "--init", "--recursive", "--depth=1", "-q")
         if shallow is not None:
             git.do("submodule", "update", "--init", "--recursive", "-q")
     top = target / source.subdirectory if source.subdirectory else target
     if not top.is_dir() or not top.resolve().is_relative_to(target.resolve()):
         raise BuildFailed(f"{source.subdirectory}: no such directory in {source.repository}")
-    if not keep:
+    if not (keep if source.keep is None else source.keep):
         for path in target.rglob(".git"):
             remove_tree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
     return top, commit
@@ -262,6 +321,7 @@ class _Git:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            umask=0o022,  # files of a checkout have the modes 644 and 755 (reference, "ADD")
         ) as process:
             while True:
                 try:

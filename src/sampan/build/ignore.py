@@ -2,25 +2,33 @@
 
 The rules (Docker's documentation, "Build context", ".dockerignore files"): patterns are cleaned as paths,
 a leading slash is dropped, ``**`` matches any number of directories, ``!`` takes a path back in, and the
-last pattern that matches a path or one of its parents decides.
+last pattern that matches a path or one of its parents decides. A directory that is left out isn't looked into
+unless a ``!`` pattern begins with its very name.
 """
 
 from __future__ import annotations
 
 import posixpath
+import re
 from dataclasses import dataclass
 
 from sampan.build.glob import Glob
 from sampan.errors import InvalidParameter
 
+_FIRST_PART = re.compile(r"\**(?:\\.|\[[^\]]*\]|[^*])*", re.DOTALL)
+"""A pattern up to the first star that isn't its first sign (and not in a class)."""
+_REMEMBERED = 4096
+"""Directories."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One line of an ignore file: its text as written, its line number (1-based), and what it matches."""
+    """One line of an ignore file: its text as written and cleaned, its line number (1-based), what it matches."""
 
     text: str
     line: int
     exclusion: bool
+    cleaned: str
     glob: Glob
     suffix: str | None
 
@@ -31,12 +39,27 @@ class Pattern:
         return self.glob.match(path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """What is decided of one path: by which pattern, which ones matched it or a directory above it (bits), and
+    whether it is left out with all that lies below.
+    """
+
+    by: Pattern | None
+    left_out: bool
+    matched: int
+    closed: bool
+
+
+_NOTHING = _Decision(None, False, 0, False)
+
+
 class Ignore:
-    """The patterns of one ignore file, in order."""
+    """The patterns of one ignore file, in order. What it decides about directories is remembered."""
 
     def __init__(self, patterns: list[Pattern]) -> None:
         self.patterns = patterns
-        self.exclusions = any(pattern.exclusion for pattern in patterns)
+        self._directories: dict[str, _Decision] = {}
 
     @classmethod
     def parse(cls, data: bytes, name: str = ".dockerignore") -> Ignore:
@@ -58,40 +81,68 @@ class Ignore:
 
     def excludes(self, path: str) -> bool:
         """Whether ``path`` (relative, slashes) is left out of the context."""
-        pattern = self.reason(path)
-        return pattern is not None and not pattern.exclusion
+        return self._decide(path).left_out
 
     def reason(self, path: str) -> Pattern | None:
         """The pattern that decided about ``path``, or None when none matched it."""
-        decided: Pattern | None = None
-        candidates = _with_parents(path)
-        for pattern in self.patterns:
-            left_out = decided is not None and not decided.exclusion
-            if pattern.exclusion == left_out and any(pattern.match(one) for one in candidates):
-                decided = pattern
-        return decided
+        return self._decide(path).by
 
     def prunes(self, directory: str) -> bool:
         """Whether ``directory`` is left out and nothing below it can come back in: no need to walk it."""
-        if not self.excludes(directory):
-            return False
-        return not any(_may_match_below(pattern, directory) for pattern in self.patterns if pattern.exclusion)
+        return self._decide(directory).closed
+
+    def _decide(self, path: str) -> _Decision:
+        """What a walk from the top down to ``path`` finds there: patterns that match a directory count below it."""
+        above, at = _NOTHING, path.find("/")
+        while at >= 0 and not above.closed:
+            directory = path[:at]
+            known = self._directories.get(directory)
+            if known is None:
+                if len(self._directories) >= _REMEMBERED:
+                    self._directories.clear()
+                known = self._directories[directory] = self._step(directory, above)
+            above, at = known, path.find("/", at + 1)
+        return above if above.closed else self._step(path, above)
+
+    def _step(self, path: str, above: _Decision) -> _Decision:
+        """One path, below a directory that was decided about. A pattern that could change nothing is passed over,
+        for what lies below too: that is how Docker's matcher has it.
+        """
+        by: Pattern | None = None
+        left_out, matched = False, 0
+        for number, pattern in enumerate(self.patterns):
+            if not above.matched >> number & 1 and (pattern.exclusion != left_out or not pattern.match(path)):
+                continue
+            matched |= 1 << number
+            left_out, by = not pattern.exclusion, pattern
+        return _Decision(by, left_out, matched, left_out and not self._may_return(path))
+
+    def _may_return(self, directory: str) -> bool:
+        """Whether a ``!`` pattern begins with ``directory``, letter by letter: for others Docker doesn't look."""
+        inside = directory + "/"
+        return any(one.exclusion and f"{one.cleaned}/".startswith(inside) for one in self.patterns)
 
 
 def _pattern(text: str, number: int, name: str) -> Pattern:
+    # Docker reads a line twice: what begins with ! only once its slash is off is an exception, too.
     exclusion = text.startswith("!")
-    body = text[1:].strip() if exclusion else text
-    if not body:
+    cleaned = _cleaned(text[1:].strip() if exclusion else text)
+    if not exclusion and cleaned.startswith("!"):
+        exclusion, cleaned = True, cleaned[1:]
+    if not cleaned or (exclusion and cleaned == "/"):
         raise InvalidParameter('illegal exclusion pattern: "!"', hint=f"{name}:{number}")
-    cleaned = clean(body)
-    if len(cleaned) > 1 and cleaned.startswith("/"):
-        cleaned = cleaned[1:]
     try:
-        Glob(cleaned)
+        # Beyond the first * Docker's check of the syntax doesn't look.
+        Glob(_FIRST_PART.match(cleaned)[0])  # type: ignore[index]
         glob = Glob(cleaned, "ignore")
     except InvalidParameter as error:
         raise InvalidParameter(f"{error.message}: {text}", hint=f"{name}:{number}") from None
-    return Pattern(text, number, exclusion, glob, _suffix(cleaned))
+    return Pattern(text, number, exclusion, cleaned, glob, _suffix(cleaned))
+
+
+def _cleaned(body: str) -> str:
+    cleaned = clean(body) if body else ""
+    return cleaned[1:] if len(cleaned) > 1 and cleaned.startswith("/") else cleaned
 
 
 def _suffix(cleaned: str) -> str | None:
@@ -107,18 +158,3 @@ def clean(path: str) -> str:
     cleaned = posixpath.normpath(path) if path else "."
     # POSIX keeps two leading slashes apart; Go doesn't.
     return "/" + cleaned.lstrip("/") if cleaned.startswith("//") else cleaned
-
-
-def _with_parents(path: str) -> list[str]:
-    parts = path.split("/")
-    return [path] + ["/".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def _may_match_below(pattern: Pattern, directory: str) -> bool:
-    """Whether ``pattern`` could match something below ``directory``: by its literal beginning only."""
-    literal = ""
-    for token in pattern.glob.tokens:
-        if token.kind != "char":
-            return literal.startswith(directory + "/") or (directory + "/").startswith(literal)
-        literal += token.char
-    return literal.startswith(directory + "/")

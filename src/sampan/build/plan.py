@@ -75,11 +75,11 @@ def _target(file: ins.Dockerfile, name: str) -> int:
     stage = file.find(name)
     if stage is not None:
         return stage.index
-    if name.isascii() and name.isdigit() and len(name) < 6 and int(name) < len(file.stages):
-        return int(name)
     names = [stage.base.stage for stage in file.stages if stage.base.stage]
     close = nearest(name, names)
     hint = f"did you mean {close}?" if close else f"The stages are: {', '.join(names) or 'unnamed'}."
+    if name.isdigit():
+        hint += " A target is named, not counted: FROM … AS NAME."
     raise InvalidParameter(f'target stage "{name}" could not be found', hint=hint)
 
 

@@ -176,7 +176,7 @@ class CopyStep:
     # -- what is asked for ------------------------------------------------------------------------------
 
     def _check_count(self, count: int) -> None:
-        if not count:
+        if not count and not self.exclude:
             raise BuildFailed(f"{self.one.name} failed: no source files were specified")
         if count > 1 and not self.destination.endswith("/"):
             raise BuildFailed(
@@ -220,7 +220,7 @@ class CopyStep:
     # -- what goes in -----------------------------------------------------------------------------------
 
     def _below(self) -> str:
-        return "" if self.one.link else self.run.image.chain or ""
+        return "" if self._stands_alone() else self.run.image.chain or ""
 
     def _values(self) -> dict[str, object]:
         return {
@@ -302,7 +302,9 @@ class CopyStep:
         worker = self.build.worker
         if worker.has_agent("default"):
             async with worker.agent_socket("default", 0, 0, 0o600) as path:
-                return await in_thread(partial(self._checked_out, source, text, fetch.agent_keys(path)))
+                known = fetch.known_hosts(self.build.options.secrets, self.build.scratch_directory())
+                keys = fetch.agent_keys(path, known)
+                return await in_thread(partial(self._checked_out, source, text, keys))
         if source.over_ssh:
             raise InvalidParameter(
                 f"ADD of {text}: no SSH agent is forwarded, and the host's keys aren't the Dockerfile's",
@@ -364,16 +366,18 @@ class CopyStep:
         return relative(before), f"{before}/{after}"
 
     def _local(self, root: Root, path: str, pivot: str) -> Found | None:
-        if self.exclude is not None and self.exclude.prunes(relative(path)):
-            return None
+        below = relative(path)
+        if pivot and pivot != ".":
+            below = posixpath.relpath(below, pivot)
+        seen_as = below if self.one.parents and below != "." else ""
         try:
-            source = scan(root, path, self.exclude)
+            source = scan(root, path, self.exclude, seen_as)
         except NotFound as error:
             raise self._missing(path, error) from None
+        if self._is_excluded(source, seen_as):
+            return None
         if self.one.parents:
-            kept = relative(path) if source.is_dir else posixpath.dirname(relative(path))
-            if pivot and pivot != ".":
-                kept = posixpath.relpath(kept or ".", pivot)
+            kept = below if source.is_dir else posixpath.dirname(below)
             source.parents = "" if kept == "." else kept
         if (
             self.one.is_add
@@ -383,6 +387,16 @@ class CopyStep:
         ):
             return Archive(source.asked, source.digest(), source)
         return source
+
+    def _is_excluded(self, source: Source, seen_as: str) -> bool:
+        """Whether ``--exclude`` means the source itself: a directory never, but for ``--parents``; a file by its
+        name or by its path in the context.
+        """
+        if self.exclude is None:
+            return False
+        if source.is_dir or self.one.parents:
+            return bool(seen_as) and self.exclude.excludes(seen_as) and len(source.items) == 1
+        return any(map(self.exclude.excludes, (source.asked, posixpath.basename(source.asked))))
 
     def _missing(self, path: str, error: SampanError) -> BuildFailed:
         if self.lowers is None:
@@ -450,10 +464,13 @@ class CopyStep:
             write_file(rootfs, target, pieces, owner, mode, blob.modified)
 
     def _unpack(self, rootfs: RootFs, archive: Archive) -> None:
-        """Unpack with the owners that the archive names: ``--chown`` isn't for its members, as in Docker."""
+        """Unpack with the owners that the archive names: ``--chown`` isn't for its members, as in Docker.
+
+        A member's ``..`` above the destination is the destination, as there.
+        """
         fd = rootfs.make_directories(self._target())
         try:
-            options = Options(keep_root=True)
+            options = Options(keep_root=True, clamp=True)
             with open_archive(archive) as file, Extractor(fd, options) as extractor:
                 extractor.unpack(TarReader(compress.pieces(file.read)))
         except SampanError as error:

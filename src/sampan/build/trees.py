@@ -147,10 +147,11 @@ def _below(fd: int, prefix: str, depth: int | None) -> Iterator[str]:
                 os.close(inner)
 
 
-def scan(root: Root, path: str, exclude: Ignore | None = None) -> Source:
+def scan(root: Root, path: str, exclude: Ignore | None = None, seen_as: str = "") -> Source:
     """Everything at ``path`` below ``root``; a link there is followed, links further down are kept.
 
-    ``exclude`` leaves out paths relative to the root. Raises NotFound when nothing is there.
+    ``exclude`` leaves out what lies below it, by paths that begin with ``seen_as`` instead of ``path``. Raises
+    NotFound when nothing is there.
     """
     wanted = relative(path)
     try:
@@ -162,7 +163,7 @@ def scan(root: Root, path: str, exclude: Ignore | None = None) -> Source:
     try:
         status = os.fstat(fd)
         real = _real_path(root.fd, fd, wanted)
-        walker = _Walker(root, real, exclude)
+        walker = _Walker(root, real, exclude, seen_as)
         walker.top(fd, status)
     finally:
         os.close(fd)
@@ -181,10 +182,11 @@ def _real_path(rootfd: int, fd: int, wanted: str) -> str:
 class _Walker:
     """Collects the items of one source."""
 
-    def __init__(self, root: Root, real: str, exclude: Ignore | None) -> None:
+    def __init__(self, root: Root, real: str, exclude: Ignore | None, seen_as: str) -> None:
         self.root = root
         self.real = real
         self.exclude = exclude
+        self.seen_as = seen_as
         self.items: list[Item] = []
         self.links: dict[tuple[int, int], str] = {}
 
@@ -211,7 +213,7 @@ class _Walker:
             raise too_deep(prefix)
         for name in sorted(os.listdir(fd)):
             path = f"{prefix}/{name}" if prefix else name
-            left_out = self.exclude is not None and self.exclude.excludes(self.full(path))
+            left_out = self.exclude is not None and self.exclude.excludes(posixpath.join(self.seen_as, path))
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 self.inner(fd, name, path, status, left_out, depth)
@@ -224,7 +226,7 @@ class _Walker:
     def inner(
         self, fd: int, name: str, path: str, status: os.stat_result, left_out: bool, depth: int
     ) -> None:
-        if left_out and self.exclude is not None and self.exclude.prunes(self.full(path)):
+        if left_out and self.exclude is not None and self.exclude.prunes(posixpath.join(self.seen_as, path)):
             return
         inside = os.open(name, _DIR_FLAGS, dir_fd=fd)
         try:

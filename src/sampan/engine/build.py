@@ -222,7 +222,8 @@ class Builder:
             await in_thread(partial(self._remote, context, options, directory, fetch.HOST_KEYS))
             return
         async with link.socket(self._secrets, "default", 0, 0, 0o600) as path:
-            await in_thread(partial(self._remote, context, options, directory, fetch.agent_keys(path)))
+            keys = fetch.agent_keys(path, fetch.known_hosts(options.secrets, directory))
+            await in_thread(partial(self._remote, context, options, directory, keys))
 
     def _remote(
         self,
@@ -235,7 +236,7 @@ class Builder:
         """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
         remote = options.remote
         if fetch.is_git(remote):
-            directory.mkdir(mode=0o700)
+            directory.mkdir(mode=0o700, exist_ok=True)
             keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
             top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep, stop, ssh=ssh)
             context.replace(top)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache
+from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache, Row
 from sampan.engine.buildmounts import CacheMounts
 from sampan.engine.containers.timestamps import rfc3339
 from sampan.images.store import ImageStore
@@ -22,7 +22,9 @@ FILTERS = ("id", "parent", "type", "description", "inuse", "shared", "private")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: times in seconds since 1970, ``size`` in bytes; ``mount`` for a cache mount's directory."""
+    """One entry: times in seconds since 1970, ``size`` in bytes; ``mount`` for a cache mount's directory.
+    ``parents``: the entries that made what its layer stands on.
+    """
 
     id: str
     description: str
@@ -33,6 +35,7 @@ class Entry:
     in_use: bool
     shared: bool
     mount: bool = False
+    parents: tuple[str, ...] = ()
 
     @property
     def type(self) -> str:
@@ -41,8 +44,10 @@ class Entry:
 
     def document(self) -> Mapping[str, Any]:
         """As ``/system/df`` lists it."""
+        parents = {"Parents": [one[:25] for one in self.parents]} if self.parents else {}
         return {
             "ID": self.id[:25],
+            **parents,
             "Type": self.type,
             "Description": self.description,
             "InUse": self.in_use,
@@ -98,7 +103,9 @@ def _fits(entry: Entry, name: str, values: Sequence[str]) -> bool:
             return re.search(value, entry.id) is not None
         except re.error:
             raise errors.InvalidParameter(f"invalid filter 'id={value}'") from None
-    return {"type": entry.type, "description": entry.description, "parent": ""}[name] == value
+    if name == "parent":
+        return bool(value) and any(one.startswith(value) for one in entry.parents)
+    return {"type": entry.type, "description": entry.description}[name] == value
 
 
 class BuildCache:
@@ -120,14 +127,19 @@ class BuildCache:
 
     def entries(self) -> list[Entry]:
         """All of it, least recently used first."""
-        return self._entries({layer for image in self._images.list() for layer in image.layers})
+        rows = self.cache.rows()
+        shared = {layer for image in self._images.list() for layer in image.layers}
+        return self._entries(rows, shared, self.cache.parents(rows))
 
-    def _entries(self, shared: Collection[str]) -> list[Entry]:
+    def _entries(
+        self, rows: list[Row], shared: Collection[str], parents: Mapping[str, tuple[str, ...]]
+    ) -> list[Entry]:
         busy = self._busy()
         found = [
             Entry(r.key, r.description, r.size, r.made, r.used, r.uses, r.key in busy, r.chain in shared)
-            for r in self.cache.rows()
+            for r in rows
         ]
+        found = [replace(one, parents=parents[one.id]) if one.id in parents else one for one in found]
         found += [
             Entry(m.name, m.description, m.size, m.made, m.used, 0, m.in_use, False, mount=True)
             for m in self.mounts.list()
@@ -136,7 +148,7 @@ class BuildCache:
 
     def trim(self, now: float, max_size: int = MAX_SIZE, max_age: float = MAX_AGE) -> list[Entry]:
         """Forget what wasn't used for ``max_age`` seconds, then the least used above ``max_size``."""
-        entries = self._entries(())
+        entries = self._entries(self.cache.rows(), (), {})
         total = sum(entry.size for entry in entries)
         gone = []
         for entry in entries:

@@ -41,6 +41,7 @@ class Options:
     ``whiteouts``: the archive is a layer; ``.wh.`` names become overlay whiteouts.
     ``owner``: uid and gid for everything, instead of the archive's.
     ``protect_kind``: refuse to replace a directory by something else and the other way round (docker cp).
+    ``clamp``: ``..`` above the archive's root is the root, as for a process that runs there (ADD), not an error.
     ``keep_root``: leave mode, owner and time of the directory unpacked into as they are.
     ``observe``: called with each entry's path once it is made.
     """
@@ -48,6 +49,7 @@ class Options:
     whiteouts: bool = False
     owner: tuple[int, int] | None = None
     protect_kind: bool = False
+    clamp: bool = False
     keep_root: bool = False
     observe: Callable[[bytes, Entry], None] | None = None
 
@@ -104,18 +106,30 @@ class Extractor:
     def unpack(self, reader: TarReader) -> Result:
         """Make every member. Raises ArchiveError or SystemFailure, naming the member."""
         for entry in reader:
-            path = clean(entry.name)
+            path = clean(entry.name, clamp=self._options.clamp)
             try:
                 self._one(path, entry, reader)
             except (OSError, OverflowError) as error:
                 raise _failure(error, path) from error
-        for path, mtime in reversed(self._times):
-            parent, _, name = path.rpartition(b"/")
-            fd = self._parent(parent)[0]
-            os.utime(name or b".", ns=(mtime, mtime), dir_fd=fd, follow_symlinks=False)
+        for path, mtime in self._times:
+            self._set_time(path, mtime)
         if not self._root_listed:
             self.result.implied.insert(0, b"")
         return self.result
+
+    def _set_time(self, path: bytes, mtime: int) -> None:
+        """Of a directory, now that all is in it; one that a later member replaced is no more."""
+        parent, _, name = path.rpartition(b"/")
+        try:
+            if parent and parent not in self._fds:
+                plain = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
+                self._keep(parent, (paths.openat2(self._root, parent, _PARENT, resolve=plain), parent))
+            fd = self._fds[parent][0] if parent else self._root
+            if not name or stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                os.utime(name or b".", ns=(mtime, mtime), dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise _failure(error, path) from error
 
     def _one(self, path: bytes, entry: Entry, reader: TarReader) -> None:
         if entry.type == tar.GLOBAL_PAX:
@@ -340,7 +354,7 @@ class Extractor:
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _link(self, parent: int, name: bytes, real: bytes, entry: Entry, reader: TarReader) -> None:
-        directory, _, target = clean(entry.linkname).rpartition(b"/")
+        directory, _, target = clean(entry.linkname, clamp=self._options.clamp).rpartition(b"/")
         if not target:
             raise ArchiveError(f"invalid hard link {os.fsdecode(entry.name)}")
         source = paths.open_in_root(self._root, directory, _PARENT)
@@ -367,17 +381,17 @@ def _lstat(parent: int, name: bytes) -> os.stat_result | None:
         return None
 
 
-def clean(name: bytes) -> bytes:
+def clean(name: bytes, *, clamp: bool = False) -> bytes:
     """A member's name as a relative path without ``.`` and ``..``; b"" is the root itself.
 
-    Raises ArchiveError when it leads above the root (Docker refuses those too) or holds a NUL.
+    Raises ArchiveError when it leads above the root and isn't to be ``clamp``ed there, or holds a NUL.
     """
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part == b"..":
-            if not parts:
+            if not parts and not clamp:
                 raise ArchiveError(f'"{os.fsdecode(name)}" is outside of the archive\'s root')
-            parts.pop()
+            del parts[-1:]
         elif part and part != b".":
             parts.append(part)
     path = b"/".join(parts)

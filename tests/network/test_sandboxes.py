@@ -404,9 +404,37 @@ async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_ports_come_and_go_with_the_network_they_are_reached_from(lab: Lab) -> None:
+    outside = lab.neighbour()
+    await lab.networks.create(CreateNetwork(name="inner", internal=True))
+    await lab.networks.create(CreateNetwork(name="n1"))
+    web, server = await lab.run("inner", name="web", ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "127.0.0.1", "80", "web")
+    assert "8080" not in subprocess.run(["ss", "-Hltn"], capture_output=True, text=True).stdout
+    for network in ("bridge", "n1"):
+        await lab.networks.connect(network, "web")
+        assert lab.networks.settings(web.id)["Ports"]["80/tcp"][0]["HostPort"] == "8080"
+        for short_cut in (True, False):
+            lab.networks.ground.firewall.set_short_cut(short_cut)
+            assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web"), network
+        assert await lookup(server, "web") != "SERVFAIL"
+        await lab.networks.disconnect(network, "web")
+        assert "8080" not in subprocess.run(["ss", "-Hltn"], capture_output=True, text=True).stdout
+        assert not lab.networks.settings(web.id)["Ports"]
+        assert (await lookup(server, "web")).startswith("NOERROR"), "names go on"
+    with socket.create_server(("0.0.0.0", 8080)):
+        with pytest.raises(errors.SystemFailure, match="failed to bind host port"):
+            await lab.networks.connect("n1", "web")
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["inner"]
+    await lab.networks.connect("n1", "web")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web")
+
+
+@in_lab()
 async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="aaa"))  # it would be the way out
-    web, box = await lab.run(name="web")
+    web, box = await lab.run(name="web", ports={"80/tcp": "8080"})
+    box.app(ECHO, "tcp", "0.0.0.0", "80", "web")
 
     def seen() -> list[str]:
         shown = [subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout.count("\n")]
@@ -423,6 +451,7 @@ async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
         await lab.networks.connect("aaa", "web", EndpointSettings(driver_opts=taken))
     assert seen() == before
     assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "its ports lead where they led"
 
 
 @in_lab(default_gateway="10.201.6.200", host_gateway_ips=("192.0.2.1", "2001:db8::1"),

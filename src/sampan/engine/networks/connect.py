@@ -104,21 +104,27 @@ async def _join(
     """Put a running container on a network; killed on the way, :func:`recover` finishes it or takes it back."""
     rules = _egress(networks, container, item, joined=network)
     endpoint = _plan(networks, network, container, item, settings)
-    before, before_rules = container.networks, item.egress
+    before, before_rules, publishes = container.networks, item.egress, not item.published
     try:
         with networks.sandboxes.changing(item):
             item.endpoints.append(endpoint)
-            item.egress = rules
-            networks.store.save_sandbox(item)
-            networks.guard.limit(item)  # before there is a way out
-            _note(networks, container, network, settings)
-            await _build(networks, item, endpoint)
+            try:
+                if publishes:  # it had no network from which its ports could be reached
+                    networks.publishing.reserve(item, SandboxRequest.of(container))
+                item.egress = rules
+                networks.store.save_sandbox(item)
+                networks.guard.limit(item)  # before there is a way out
+                _note(networks, container, network, settings)
+                await _build(networks, item, endpoint)
+            except BaseException:
+                if publishes:
+                    networks.publishing.abandon(item)
+                item.endpoints.remove(endpoint)
+                item.egress = before_rules
+                raise
     except BaseException as failure:
         if not _alive(networks, item):
             return  # it has ended meanwhile, and all its addresses are free: the network is for its next start
-        item.endpoints.remove(endpoint)
-        item.egress = before_rules
-        networks.guard.control(item)
         networks.catalog.release(network.id, endpoint.addresses())
         container.networks = before
         networks._containers().save(container)
@@ -134,6 +140,8 @@ async def _join(
     await networks.sandboxes.changed(item)
     if rules != before_rules:
         await networks.guard.cut(item)
+    if publishes and item.published:
+        await networks.sandboxes.mend(item)
     await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("connect", endpoint, container.id)
@@ -305,11 +313,21 @@ async def _leave(
     forget()
     if _alive(networks, item):
         await networks.sandboxes.changed(item)
+        if item.published and networks.publishing.target(item) is None:
+            await _withdraw(networks, item)
         if item.egress != before:  # what a name of a network's rules has opened ends with them
             networks.guard.forget([address for one in item.endpoints for address in one.addresses()])
             await networks.guard.cut(item)
         hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
     networks.publish_endpoint("disconnect", endpoint, item.container)
+
+
+async def _withdraw(networks: Networks, item: Sandbox) -> None:
+    """Give up the ports of a container that has no network left from which they could be reached."""
+    networks.publishing.abandon(item)
+    networks.store.save_sandbox(item)
+    await networks.switchboard.drop(item.container)
+    await networks.sandboxes.mend(item)  # the resolver goes on
 
 
 async def _unbuild(item: Sandbox, endpoint: Endpoint) -> None:

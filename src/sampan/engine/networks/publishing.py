@@ -140,6 +140,11 @@ class Publishing:
             self._networks.ground.firewall.set_owned(_owner(item), {})
         self._networks.reservations.disown(bound(item))
 
+    def abandon(self, item: Sandbox) -> None:
+        """As :meth:`close`, for a container that goes on without published ports."""
+        self.close(item)
+        item.published = []
+
     def _reach(self, item: Sandbox) -> None:
         """Open published ports at the container's own address, where the network or the engine wants that."""
         endpoint = self.target(item)

@@ -186,7 +186,9 @@ class Sandboxes:
         try:
             netns = open_netns(pid)
         except OSError as failure:
-            raise errors.SystemFailure(f"{_CONTEXT}the container is gone: {errors.said(failure)}") from failure
+            raise errors.SystemFailure(
+                f"{_CONTEXT}the container is gone: {errors.said(failure)}"
+            ) from failure
         host = Netlink()
         try:
             self._forward(item)
@@ -339,7 +341,8 @@ class Sandboxes:
         if not places.is_private(item.mode) or not (lacks_ports or lacks_resolver):
             self._networks.names.changed(item)
             return
-        reserved = self._networks.publishing.again(item) if lacks_ports else []
+        reserved = self._networks.publishing.take(item.container)
+        reserved = reserved or (self._networks.publishing.again(item) if lacks_ports else [])
         sockets = None
         with contextlib.suppress(OSError):
             sockets = await self._new_sockets(item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,10 +73,23 @@ def probe(kind: str, options: dict[str, str]) -> None:
         elif kind == "journald" and not os.path.exists(JOURNAL):
             raise FileNotFoundError("journald is not enabled on this host")
     except (OSError, errors.InvalidParameter) as problem:
-        reason = problem.message if isinstance(problem, errors.SampanError) else str(problem)
+        reason = (
+            problem.message if isinstance(problem, errors.SampanError) else _unreachable(problem, options)
+        )
+        wrong_kind = isinstance(problem, OSError) and problem.errno == errno.EPROTOTYPE
         raise errors.SystemFailure(
-            f"failed to create task for container: failed to initialize logging driver: {reason}"
+            f"failed to create task for container: failed to initialize logging driver: {reason}",
+            hint="The address of a datagram socket begins with unixgram://." if wrong_kind else "",
         ) from problem
+
+
+def _unreachable(problem: OSError, options: dict[str, str]) -> str:
+    """The kernel's word as Go has it; what others say (TLS, a resolver) as it is."""
+    if problem.errno is None or problem.strerror != os.strerror(problem.errno):
+        return str(problem)
+    scheme, host, port = address(options.get("syslog-address", ""))
+    where = host if scheme.startswith("unix") else f"{host}:{port}"
+    return f"dial {scheme.removesuffix('+tls')} {where}: connect: {problem.strerror.lower()}"
 
 
 def _tls(options: dict[str, str]) -> dict[str, Any]:

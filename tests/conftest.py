@@ -68,6 +68,7 @@ class Daemon:
         self.bridge = f"smt{os.getpid() % 10000}x{number}"
         self.bip = f"10.{210 + number % 40}.{os.getpid() % 250}.1/24"
         self.flags = flags
+        self.patience = 20.0  # seconds for its start
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,7 +95,7 @@ class Daemon:
             stdin=subprocess.DEVNULL,
         )
         log.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise RuntimeError(f"sampand ended with {self.process.returncode}:\n{self.log()}")
@@ -102,7 +103,7 @@ class Daemon:
                 if self.api("GET", "/_ping")[0] == 200:
                     return self
             time.sleep(0.02)
-        raise RuntimeError(f"sampand did not answer in 20 s:\n{self.log()}")
+        raise RuntimeError(f"sampand did not answer in {self.patience} s:\n{self.log()}")
 
     def log(self) -> str:
         """What it has written so far (the last part)."""

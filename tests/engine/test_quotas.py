@@ -35,6 +35,7 @@ def daemon_on(kind: str, options: str = "") -> Iterator[Daemon]:
     if not shutil.which(make[0]):
         pytest.skip(f"{make[0]} is not installed")
     daemon = Daemon(next(conftest._numbers))
+    daemon.patience = 100.0  # in a virtual machine beside other work
     image = daemon.dir / "disk.img"
     with open(image, "wb") as file:
         file.truncate(400 << 20)

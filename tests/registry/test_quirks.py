@@ -26,7 +26,7 @@ from sampan.registry.push import push
 from sampan.registry.transport import Settings, Transport
 from sampan.storage.gates import Gates
 from tests.registry.front import Exchange, Front
-from tests.registry.serving import INDEX, MANIFEST, Client
+from tests.registry.serving import CONFIG, INDEX, MANIFEST, Client
 from tests.registry.test_client import NewFront, quiet, stored
 from tests.registry.test_client import front as front
 from tests.registry.test_pull_push import NewStore, make_image
@@ -508,6 +508,29 @@ def test_what_is_about_an_image_by_tags(new_store: NewStore, registry: str) -> N
     assert found[0]["artifactType"] == document["config"]["mediaType"]
     assert found[1]["annotations"] == {"n": "2"}
     assert catalog.referrers(Transport(registry), name, image.manifest, "x/other") == []
+
+
+def test_all_tags_of_a_repository_with_signatures(
+    new_store: NewStore, registry: str, new_sampand: Any
+) -> None:
+    """As cosign and helm leave them; alone they are refused."""
+    identity, client = stored(new_store, registry).list()[0].id, Client(registry)
+    for number, kind in enumerate((CONFIG, "application/vnd.cncf.helm.config.v1+json")):
+        config, layer = b'{"rootfs": {"type": "layers"}}', b'{"critical": {}}'
+        layer_kind = "application/vnd.dev.cosign.simplesigning.v1+json"
+        document = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": kind, "digest": client.blob("team/x", config), "size": len(config)},
+            "layers": [{"mediaType": layer_kind, "digest": client.blob("team/x", layer), "size": len(layer)}],
+        }
+        assert client.put("team/x", f"sha256-{number}.sig", json.dumps(document).encode()).status == 201
+    daemon = new_sampand()
+    out = daemon.docker("pull", "-a", f"{registry}/team/x").stdout
+    assert out.count(f"Skipped {registry}/team/x:sha256-") == 2 and "Downloaded newer image" in out
+    assert daemon.docker("images", "-q", "--no-trunc").stdout == f"{identity}\n"
+    alone = daemon.docker("pull", f"{registry}/team/x:sha256-0.sig", check=False)
+    assert alone.returncode == 1 and "is no image but holds application/vnd.dev.cosign" in alone.stderr
 
 
 # -- connections ----------------------------------------------------------------------------------------------

@@ -463,9 +463,18 @@ def test_share_of_an_index(new_sampand: Any, serve: Callable[..., Served]) -> No
         for pointer in (manifest["config"], *manifest["layers"]):
             data = served.ask("GET", f"/v2/app/blobs/{pointer['digest']}").data
             assert digest_of(data) == pointer["digest"]
+    # An index within an index is one of its documents.
+    inner = {"mediaType": INDEX, "digest": digest_of(index), "size": len(index)}
+    outer = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [inner]}).encode()
+    assert source.put("app", "2", outer, INDEX).status == 201
+    engine.docker("pull", "--all-platforms", f"{source.address}/app:2", cli=str(BIN / "sampan"))
+    assert served.ask("GET", "/v2/app/manifests/2").data == outer
+    assert served.ask("GET", f"/v2/app/manifests/{inner['digest']}").data == index
     other = new_sampand()
     other.docker("pull", "--platform", "linux/arm64", f"{served.address}/app:1")
     assert other.docker("inspect", "-f", "{{.Architecture}}", f"{served.address}/app:1").stdout == "arm64\n"
+    other.docker("pull", "--platform", "linux/amd64", f"{served.address}/app:2")
+    assert other.docker("inspect", "-f", "{{.Architecture}}", f"{served.address}/app:2").stdout == "amd64\n"
 
 
 def test_share_of_an_engine_that_starts_and_ends(new_sampand: Any, serve: Callable[..., Served]) -> None:

@@ -108,8 +108,8 @@ async def pull(
 ) -> AsyncIterator[dict[str, Any]]:
     """Pull and tag one image, of this machine's platform or of ``platform``; Docker's progress objects.
 
-    ``every_tag`` pulls all that the repository has instead of ``reference``'s tag, ``every_platform`` all that an
-    index holds.
+    ``every_tag`` pulls all images that the repository has instead of ``reference``'s tag, ``every_platform`` all
+    that an index holds.
     """
     from sampan.registry.pull import Puller
 
@@ -128,9 +128,16 @@ async def pull(
 
     def work(report: threads.Report) -> None:
         names = _every_tag(engine, reference, login) if every_tag else [reference]
+        others: list[errors.Unsupported] = []
         for name in names:
-            with engine.leases.working():  # layers come before the tag that keeps them
-                one(report, name)
+            try:
+                with engine.leases.working():  # layers come before the tag that keeps them
+                    one(report, name)
+            except errors.Unsupported as error:  # signatures and charts have tags beside the images'
+                others.append(error)
+                if len(others) == len(names):
+                    raise
+                report({"status": f"Skipped {name.familiar}: {error.message}"})
 
     try:
         async for found in threads.progress(work):

@@ -299,6 +299,7 @@ class _One:
         config = self._config(manifest.config)
         diff_ids = tuple(documents.diff_ids(documents.parse_config(config)))
         if len(diff_ids) != len(manifest.layers):
+            _check_image(reference, manifest)
             raise errors.SystemFailure(f"{reference.familiar}: manifest and configuration differ in layers")
         for layer in manifest.layers:
             _check_distributable(layer)
@@ -401,6 +402,13 @@ class _One:
             if self._ending.is_set():
                 raise _Stopped
             yield piece
+
+
+def _check_image(reference: Reference, manifest: Manifest) -> None:
+    """Unsupported for an artifact that says it were an image, as cosign's signatures do."""
+    for layer in manifest.layers:
+        if "tar" not in layer.media_type:
+            raise errors.Unsupported(f"{reference.familiar} is no image but holds {layer.media_type}")
 
 
 def _check_distributable(layer: Descriptor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from sampan import errors, gojson
 from sampan.engine import names
 from sampan.engine.containers import cgroups, checks, copyup, merge, mounts
 from sampan.engine.containers.context import Containers
-from sampan.engine.containers.record import Container, Health, MountPoint, State
+from sampan.engine.containers.record import Container, MountPoint, State
 from sampan.engine.containers.registry import new_id
 from sampan.images.manifest import parse_platform
 from sampan.runtime.config import ContainerConfig, CreateRequest, HostConfig, LogConfig, with_defaults
@@ -70,6 +71,8 @@ def _record(
     # Merging first: a command or user that the image lacks is an error of the whole.
     config = merge.merge(user, base)
     warnings = checks.check_create(config, host)
+    if config.working_dir:
+        config.working_dir = posixpath.normpath("/" + config.working_dir.lstrip("/"))
     if config.network_disabled:
         host.network_mode = "none"
     _check_donors(containers, host)
@@ -91,8 +94,6 @@ def _record(
     )
     _name_donors_by_id(containers, container.host)
     _set_hostname(containers, container)
-    if config.healthcheck and config.healthcheck.test and config.healthcheck.test[0] != "NONE":
-        container.health = Health()
     return container, warnings
 
 

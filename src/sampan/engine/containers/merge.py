@@ -21,7 +21,7 @@ def merge(user: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
     merged.working_dir = user.working_dir or image.working_dir
     merged.stop_signal = user.stop_signal or image.stop_signal
     merged.shell = user.shell or image.shell
-    merged.env = merge_env(user.env, image.env)
+    merged.env = merge_env(user.env, image.env) or None
     merged.exposed_ports = _union(image.exposed_ports, user.exposed_ports)
     merged.volumes = _union(image.volumes, user.volumes)
     if image.labels or user.labels is None:

@@ -40,6 +40,11 @@ def test_what_is_accepted_can_be_written_and_read_again(text: str) -> None:
     assert parse(",".join(map(str, rules))) == rules
 
 
+@pytest.mark.parametrize("text", ["", "none", "NONE", "None.", "allow=", " allow=none "])
+def test_nothing_is_allowed(text: str) -> None:
+    assert parse(text) == []
+
+
 def test_elements() -> None:
     rules = parse("example.org:80,10.0.0.0/8:443,192.0.2.0/24,[fd00::]/8")
     assert elements(rules, ["10.201.6.2", "fd01::2"]) == {

@@ -51,7 +51,7 @@ class Rule:
 def parse(text: str) -> list[Rule]:
     """The rules of a label's text. InvalidParameter for what is neither a name nor an address."""
     body = text.strip().removeprefix("allow=")
-    if body in ("", "none"):
+    if body.lower().rstrip(".") in ("", "none"):
         return []
     return [_rule(item.strip()) for item in body.split(",") if item.strip()]
 

@@ -319,8 +319,16 @@ def test_attach(client: Any) -> None:
     while len(frame) < 14:
         frame += sock._sock.recv(100)
     assert frame == b"\x01\0\0\0\0\0\0\x06hello\n"
+    sock._sock.sendall(b"last\n")
     sock._sock.shutdown(socket.SHUT_WR)
+    # Without StdinOnce its end of input ends the attach, not the container's input.
+    rest = b""
+    while data := sock._sock.recv(100):
+        rest += data
+    assert rest == b"\x01\0\0\0\0\0\0\x05last\n"
     sock.close()
+    container.reload()
+    assert container.status == "running"
     container.stop(timeout=0)
     container.remove()
 

@@ -27,7 +27,7 @@ def _options(request: Request, container: Container) -> attach_.AttachOptions:
         stdin=stream and query.bool("stdin") and config.open_stdin,
         stdout=stream and query.bool("stdout"),
         stderr=stream and query.bool("stderr"),
-        tty=config.tty,
+        lasting_stdin=config.tty or not config.stdin_once,
         detach_keys=keys if config.tty else b"",
     )
 

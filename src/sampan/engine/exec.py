@@ -145,10 +145,10 @@ class Execs:
                 ours.close()
             raise
         if ours is not None and client is not None and options is not None:
-            detached = await attach.pump(ours, client, options)
-            if detached:
+            ended = await attach.pump(ours, client, options)
+            if ended == "keys":
                 self._containers.publish(container, "exec_detach", execID=exec_.id)
-            elif not client.gone.is_set():
+            elif ended == "output":
                 # The output has ended; the exit code is asked for next.
                 await self._wait_for_end(exec_)
         return exec_

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sampan import errors
 from sampan.engine.containers.context import Containers, Live
@@ -21,6 +21,7 @@ __all__ = ["AttachEnd", "AttachOptions", "Connection", "attach", "check", "parse
 
 CHUNK = 256 * 1024
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
+_ANSWER = 0.2  # seconds in which a client that ended its input still gets output: the answer to the last of it
 _END_PATIENCE = 2.0  # seconds between the end of the output and the record of the exit
 
 
@@ -42,13 +43,14 @@ class Connection(Protocol):
 class AttachOptions:
     """Which streams a client wants, and the key sequence that detaches it (with a tty only).
 
-    With a tty the client's end of file detaches it too: the terminal stays open for the container.
+    ``lasting_stdin``: the client's end of file detaches it, and the container's input stays open, as with a
+    tty and without StdinOnce; else it is the container's end of file too.
     """
 
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
-    tty: bool = False
+    lasting_stdin: bool = False
     detach_keys: bytes = b""
 
 
@@ -116,8 +118,11 @@ class KeyFilter:
         return bytes(out)
 
 
-async def pump(ours: socket.socket, client: Connection, options: AttachOptions) -> bool:
-    """Carry bytes both ways until the output ends or the client goes; True when the keys detached it."""
+Ended = Literal["output", "input", "keys", "gone"]
+
+
+async def pump(ours: socket.socket, client: Connection, options: AttachOptions) -> Ended:
+    """Carry bytes both ways until the output ends, the client goes, or its keys or end of input detach it."""
     ours.setblocking(False)
     output = asyncio.ensure_future(_output(ours, client))
     input_ = asyncio.ensure_future(_input(ours, client, options))
@@ -126,11 +131,14 @@ async def pump(ours: socket.socket, client: Connection, options: AttachOptions) 
     try:
         while not output.done() and not gone.done():
             await asyncio.wait(tasks - {t for t in tasks if t.done()}, return_when=asyncio.FIRST_COMPLETED)
-            if input_.done() and (input_.result() or (options.tty and options.stdin)):
-                return input_.result()
-        return False
+            if input_.done() and input_.result():
+                return "keys"
+            if input_.done() and options.stdin and options.lasting_stdin:
+                await asyncio.wait((output, gone), timeout=_ANSWER, return_when=asyncio.FIRST_COMPLETED)
+                return "input"
+        return "gone" if gone.done() else "output"
     except ConnectionError:
-        return False
+        return "gone"
     finally:
         for task in tasks:
             task.cancel()
@@ -181,12 +189,12 @@ async def attach(
     containers.publish(container, "attach")
     if live.process is not None and container.running:
         live.process.hand_over(attach_end(theirs, options))
-        detached = await pump(ours, client, options)
+        ended = await pump(ours, client, options)
     else:
-        detached = await _attach_before_start(live, ours, theirs, client, options)
-    if detached:
+        ended = await _attach_before_start(live, ours, theirs, client, options)
+    if ended == "keys":
         containers.publish(container, "detach")
-    elif container.running and not client.gone.is_set():
+    elif container.running and ended == "output":
         # The output has ended with the run: who reads to the end finds the container stopped.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(live.run_over.wait(), _END_PATIENCE)
@@ -194,7 +202,7 @@ async def attach(
 
 async def _attach_before_start(
     live: Live, ours: socket.socket, theirs: socket.socket, client: Connection, options: AttachOptions
-) -> bool:
+) -> Ended:
     waiting = Pending(theirs, options)
     live.pending.append(waiting)
     try:

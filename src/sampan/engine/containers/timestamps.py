@@ -50,6 +50,8 @@ def parse_unix(text: str) -> int:
         whole = int(seconds)
     except ValueError:
         raise ValueError(f'invalid timestamp "{text}": invalid seconds "{seconds}": invalid syntax') from None
+    if not -(1 << 63) <= whole < 1 << 63:
+        raise ValueError(f'invalid timestamp "{text}": invalid seconds "{seconds}": value out of range')
     if not fraction:
         return whole * 1_000_000_000
     if not fraction.isdigit():

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -536,7 +537,9 @@ def test_all_tags_of_a_repository_with_signatures(
 # -- connections ----------------------------------------------------------------------------------------------
 
 
-def test_connections_are_kept(new_store: NewStore, front: NewFront, registry: str) -> None:
+def test_connections_are_kept(
+    new_store: NewStore, front: NewFront, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As long as the certificates for the host are the same."""
     stored(new_store, registry)
     server, store = front(), new_store("two")
@@ -556,6 +559,28 @@ def test_connections_are_kept(new_store: NewStore, front: NewFront, registry: st
     (folder / "readme").write_text("changed")
     once()
     assert server.connections > begun
+    begun = server.connections
+    settings.hosts.drop_idle()
+    once()
+    assert server.connections == begun and settings.hosts.bases
+    monkeypatch.setattr("sampan.registry.hosts.LIFE", 0.0)
+    settings.hosts.drop_idle()
+    assert not settings.hosts.bases
+    once()
+    assert server.connections > begun
+
+
+def test_a_registry_that_was_restarted(serve: Callable[..., Any]) -> None:
+    """A kept connection that ended meanwhile is no trouble, and costs no pause."""
+    served, settings = serve(), Settings(tries=2)
+    served.image("x", "1")
+    for _ in range(3):
+        begun = time.monotonic()
+        transport = Transport(served.address, settings=settings)
+        assert transport.request("HEAD", "/v2/x/manifests/1", "").status == 200
+        assert time.monotonic() - begun < 2
+        served.kill()
+        served.start()
 
 
 def test_a_name_within_an_insecure_network(registry: str, new_store: NewStore) -> None:

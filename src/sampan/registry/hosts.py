@@ -37,12 +37,12 @@ class Hosts:
         if found is None:
             found = Pools(host, verify=verify, certificates=certificates, proxies=proxies)
         with self._lock:
-            self._pools[key] = found, time.monotonic()
+            self._pools[key] = found, _now()
         return found
 
     def drop_idle(self) -> None:
         """Close what was not asked for in a minute."""
-        now = time.monotonic()
+        now = _now()
         with self._lock:
             gone = [key for key, (_, used) in self._pools.items() if now - used >= LIFE]
             closing = [self._pools.pop(key)[0] for key in gone]
@@ -51,6 +51,11 @@ class Hosts:
                 self.asked.clear()
         for pools in closing:
             pools.close()
+
+
+def _now() -> float:
+    """Seconds, those in which the machine slept among them: then the other side has forgotten connections."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _state(place: Path) -> tuple[tuple[str, int, int], ...]:

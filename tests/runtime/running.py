@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sampan.engine.containers import roots
 from sampan.runtime import directly, entering, identity
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
 from tests.runtime.plans import Box
@@ -61,7 +60,7 @@ def by_itself(box: Box, target: Process, plan: dict[str, Any]) -> bytes | None:
     plan["nsflags"] = entering.namespaces_of(target.pid)
     root = os.open(box.layer, os.O_PATH | os.O_DIRECTORY)
     try:
-        ids = roots.inside(root, lambda: identity.resolve(plan["user"]["name"], plan["user"]["groups"]))
+        ids = identity.resolve(plan["user"]["name"], plan["user"]["groups"], root)
     finally:
         os.close(root)
     return directly.program(plan, ids)

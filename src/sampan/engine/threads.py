@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
@@ -74,6 +75,22 @@ def _forget(task: asyncio.Task[Any]) -> None:
     """Take note of how a task ended that nobody waits for."""
     if not task.cancelled():
         task.exception()
+
+
+async def soon(work: Callable[[], T], seconds: float) -> T | None:
+    """Its result; None if it takes longer than ``seconds``, and its thread is left alone."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as problem:
+            future.set_exception(problem)
+
+    threading.Thread(target=run, name="soon", daemon=True).start()
+    outcome = asyncio.wrap_future(future)
+    done, _ = await asyncio.wait((outcome,), timeout=seconds)
+    return outcome.result() if done else None
 
 
 async def pieces(source: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """Whom a container's process runs as: ``user[:group]`` looked up in the container's own passwd and group.
 
-Runs inside the container's root, so it reads the files itself: libc's NSS would load libraries of the image.
+Reads the files itself, inside the container's root or below a descriptor of it: libc's NSS would load libraries of
+the image.
 passwd(5), group(5); words and rules are Docker's.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
+
+from sampan.kernel import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,14 +37,14 @@ class Identity:
         self.home = home
 
 
-def resolve(name: str, extra_groups: Sequence[str | int] = ()) -> Identity:
-    """Look ``user[:group]`` up in /etc/passwd and /etc/group of the present root directory.
+def resolve(name: str, extra_groups: Sequence[str | int] = (), root: int | None = None) -> Identity:
+    """Look ``user[:group]`` up in /etc/passwd and /etc/group of the root directory ``root``, or of the present one.
 
     Numbers needn't be in the files. Raises IdentityError with Docker's words.
     """
     user_name, _, group_name = name.partition(":")
-    accounts = _entries(PASSWD, 7)
-    groups = _entries(GROUP, 4)
+    accounts = _entries(PASSWD, 7, root)
+    groups = _entries(GROUP, 4, root)
     uid, gid, home, login = _user(user_name, accounts)
     members: list[int] = []
     if group_name:
@@ -101,10 +104,11 @@ def _in_range(number: int) -> int:
     return number
 
 
-def _entries(path: str, columns: int) -> list[list[str]]:
+def _entries(path: str, columns: int, root: int | None = None) -> list[list[str]]:
     """Lines of a colon-separated file with a numeric third field; [] when it is missing or no plain file."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(path, flags) if root is None else paths.open_in_root(root, path, flags)
     except OSError:
         return []
     try:

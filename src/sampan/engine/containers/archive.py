@@ -300,9 +300,8 @@ def _owner(root: int, container: Container) -> tuple[int, int] | None:
     """The ids of the container's user, from its own passwd and group files."""
     if not container.config.user:
         return None
-    user = container.config.user
     try:
-        ids = roots.inside(root, lambda: identity.resolve(user))
+        ids = identity.resolve(container.config.user, root=root)
     except identity.IdentityError as problem:
         raise errors.InvalidParameter(str(problem)) from None
     return ids.uid, ids.gid

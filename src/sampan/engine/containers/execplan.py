@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sampan import errors
-from sampan.engine.containers import checks, launchspec, nulls, roots
+from sampan.engine import threads
+from sampan.engine.containers import checks, launchspec, nulls
 from sampan.engine.containers.context import Containers, Live
 from sampan.engine.containers.merge import replace_env
 from sampan.engine.containers.record import Container
@@ -25,14 +26,18 @@ async def program(container: Container, plan: dict[str, Any]) -> bytes | None:
     """How the container's monitor may carry out ``plan`` by itself; None if somebody else must."""
     name, groups = plan["user"]["name"], plan["user"]["groups"]
     try:
-        ids = await roots.soon_inside(_root(container), lambda: identity.resolve(name, groups), _LOOKUP)
+        ids = await threads.soon(lambda: _whom(container, name, groups), _LOOKUP)
     except (OSError, identity.IdentityError):
         return None  # who starts it finds out, too, and has words for it
     return directly.program(plan, ids) if ids is not None else None
 
 
-def _root(container: Container) -> str:
-    return f"/proc/{container.state.pid}/root"
+def _whom(container: Container, name: str, groups: Sequence[str | int] = ()) -> identity.Identity:
+    root = os.open(f"/proc/{container.state.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return identity.resolve(name, groups, root)
+    finally:
+        os.close(root)
 
 
 def check(containers: Containers, container: Container, config: ExecConfig) -> None:
@@ -42,15 +47,11 @@ def check(containers: Containers, container: Container, config: ExecConfig) -> N
     if not config.user:
         return
     try:
-        root = os.open(_root(container), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        roots.inside(root, lambda: identity.resolve(config.user))
+        _whom(container, config.user)
     except identity.IdentityError as problem:
         raise errors.InvalidParameter(str(problem)) from None
-    finally:
-        os.close(root)
+    except OSError:
+        return
 
 
 def build(

@@ -7,8 +7,6 @@ descriptor of that root while the thread waits; when it ends, the kernel takes a
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -87,32 +85,6 @@ def open_root(containers: Containers, container: Container) -> View:
     for name in ("hosts", "hostname", "resolv.conf"):
         points.append((f"/etc/{name}", str(state / name)))
     return View(lambda: _assemble(containers, container, points))
-
-
-def inside(root: int, work: Callable[[], T]) -> T:
-    """Run ``work`` in a thread whose root directory is ``root``; it must not import anything."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    threading.Thread(target=_work_inside, args=(root, work, future), name="inside root", daemon=True).start()
-    return future.result()
-
-
-async def soon_inside(root: str, work: Callable[[], T], seconds: float) -> T | None:
-    """As :func:`inside`, for as long as ``seconds``: None when it takes longer, and the thread is left alone."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-    threading.Thread(target=_work_inside, args=(root, work, future), name="inside root", daemon=True).start()
-    outcome = asyncio.wrap_future(future)
-    done, _ = await asyncio.wait((outcome,), timeout=seconds)
-    return outcome.result() if done else None
-
-
-def _work_inside(root: int | str, work: Callable[[], T], future: concurrent.futures.Future[T]) -> None:
-    try:
-        namespaces.unshare(_CLONE_FS)
-        os.chdir(root)
-        os.chroot(".")
-        future.set_result(work())
-    except BaseException as caught:
-        future.set_exception(caught)
 
 
 def _assemble(containers: Containers, container: Container, points: list[tuple[str, str]]) -> int:

@@ -321,6 +321,7 @@ def test_deleting(served: Served) -> None:
 
 def test_methods_that_nothing_answers(served: Served) -> None:
     for method, path in (
+        ("POST", "/v2/"),
         ("PUT", "/v2/_catalog"),
         ("POST", "/v2/a/tags/list"),
         ("PATCH", "/v2/a/manifests/x"),

@@ -93,7 +93,7 @@ class Application:
             return self._access.token(request)
         self._access.check(request)
         if request.path == "/v2/":
-            return Reply(200, {"Content-Type": JSON}, b"{}")
+            return self._only_read(request, lambda _: Reply(200, {"Content-Type": JSON}, b"{}"))
         if request.path == "/v2/_catalog":
             return self._only_read(request, self._reading.catalog)
         if request.path == "/v2/_sampan/registry/usage":

@@ -351,7 +351,7 @@ class CopyStep:
         return found
 
     def _check_inside(self, asked: str) -> None:
-        if self.lowers is None and posixpath.normpath(asked).startswith("../"):
+        if self.lowers is None and posixpath.normpath(asked).split("/")[0] == "..":
             shown = f"forbidden path outside the build context: {asked} ()"
             raise BuildFailed(
                 f"{self.one.name} failed: {shown}",

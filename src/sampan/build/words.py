@@ -6,6 +6,7 @@ inside double quotes, when a word splits) are those of the lexer that dockerd us
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 from sampan.build.glob import Glob
@@ -59,7 +60,8 @@ class Lexer:
         try:
             return scanner.until("", self.raw_escapes)
         except InvalidParameter as error:
-            raise InvalidParameter(f'failed to process "{text}": {error.message}', hint=error.hint) from None
+            shown = json.dumps(text, ensure_ascii=False)
+            raise InvalidParameter(f"failed to process {shown}: {error.message}", hint=error.hint) from None
 
 
 class _Words:

@@ -200,6 +200,8 @@ def _zero(type_: Any) -> Callable[[], Any]:
     if _is_optional(type_):
         return lambda: None
     bare, _ = _unwrap(type_)
+    if bare is Any:
+        return lambda: None
     return bare if isinstance(bare, type) else (typing.get_origin(bare) or (lambda: None))
 
 

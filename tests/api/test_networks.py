@@ -257,3 +257,13 @@ def test_egress_of_containers(sampand: Any, busybox: str, made: list[str]) -> No
         assert shown["Refused"] == [] and shown["RefusedNames"] == {}
     finally:
         sampand.api("DELETE", f"/v1.50/containers/{one}?force=1")
+
+
+def test_auxiliary_addresses_that_are_none(sampand: Daemon) -> None:
+    for given in ({"a": ""}, {"a": None}):
+        body = {
+            "Name": "aux",
+            "IPAM": {"Config": [{"Subnet": "10.214.99.0/24", "AuxiliaryAddresses": given}]},
+        }
+        status, _, text = sampand.api("POST", "/networks/create", body)
+        assert status == 400 and b"invalid auxiliary address a: invalid address" in text, text

@@ -98,6 +98,11 @@ def test_an_array_has_its_length(given: list[Any]) -> None:
     assert host is not None and host.console_size == [*given, 0, 0][:2]
 
 
+def test_null_where_anything_may_be() -> None:
+    mount = {"Type": "volume", "Target": "/x", "ClusterOptions": {"a": None}}
+    assert create({"HostConfig": {"Mounts": [mount]}}).host_config is not None
+
+
 def test_what_go_leaves_out_when_empty() -> None:
     assert "Mounts" not in gojson.encode(HostConfig(mounts=[]))
     assert "Init" not in gojson.encode(HostConfig())

@@ -66,19 +66,22 @@ class Cleaner:
             self._wake.clear()
             # One thread switch for all that has gathered; answers that are under way go first.
             await asyncio.sleep(_GATHER)
-            while await asyncio.to_thread(self._batch):
+            last = 0
+            while last := await asyncio.to_thread(self._batch, last):
                 pass
             if not self._wake.is_set():
                 self._idle.set()
 
-    def _batch(self) -> bool:
+    def _batch(self, last: int) -> int:
+        """Try the next jobs behind the one with the id ``last``; the last one's id, 0 when there are no more."""
+        query = "SELECT id, kind, argument FROM cleanup WHERE id > ? ORDER BY id LIMIT 100"
         with self._db.transaction() as tx:
-            jobs = list(tx.execute("SELECT id, kind, argument FROM cleanup ORDER BY id LIMIT 100"))
+            jobs = list(tx.execute(query, (last,)))
         done = [job for job, kind, argument in jobs if self._run(kind, argument)]
         if done:
             with self._db.transaction() as tx:
                 tx.executemany("DELETE FROM cleanup WHERE id = ?", [(job,) for job in done])
-        return len(jobs) == 100 and bool(done)
+        return jobs[-1][0] if jobs else 0
 
     def _run(self, kind: str, argument: str) -> bool:
         action = self._kinds.get(kind)
@@ -89,6 +92,11 @@ class Cleaner:
             action(argument)
         except OSError as problem:
             _log.warning("clean-up of %s %s: %s; tried again later", kind, argument, problem)
+            return False
+        except ValueError as problem:  # no file can have that name
+            _log.warning("clean-up of %s %r dropped: %s", kind, argument, problem)
+        except Exception:  # one job that can't be done must not hold up all others
+            _log.exception("clean-up of %s %s", kind, argument)
             return False
         return True
 

@@ -265,7 +265,10 @@ def check_ipam(configs: Iterable[IPAMConfig], *, ipv4: bool = True, ipv6: bool =
         faults += _range_faults(item.ip_range, subnet)
         faults += _address_faults(f"gateway {item.gateway}", item.gateway, subnet)
         for name, address in (item.auxiliary_addresses or {}).items():
-            faults += _address_faults(f"auxiliary address {name}", address, subnet)
+            what = f"auxiliary address {name}"
+            faults += (
+                _address_faults(what, address, subnet) if address else [f"invalid {what}: invalid address"]
+            )
         if ipv6 if subnet.version == 6 else ipv4:
             aux = dict(item.auxiliary_addresses or {})
             result.append(Subnet(str(subnet), item.gateway, item.ip_range, aux))

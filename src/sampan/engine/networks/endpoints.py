@@ -118,7 +118,7 @@ def allocate(
 
 
 def _link_local(text: str) -> str:
-    address = ipaddress.ip_address(text)
+    address = ipaddress.ip_address(text or "::")
     if not address.is_link_local:
         raise errors.InvalidParameter(f"invalid link local IP address: {text}")
     return f"{address}/{64 if address.version == 6 else 16}"

@@ -805,3 +805,36 @@ def test_a_mirror_of_presigned_addresses(
     upstream = front(lambda one: "/blobs/" in one.path and one.answer(307, Location=place + one.path))
     mirror = serve("--mirror", f"http://{upstream.address}")
     assert pull(new_store("two"), mirror.address) == identity
+
+
+def test_a_registry_that_wants_a_certificate(tmp_path: Path) -> None:
+    """``client.cert`` and ``client.key`` beside the CA, as Docker has them; a key alone or junk is named."""
+    mine, key = certificate(tmp_path, "me")
+    cert, server_key = certificate(tmp_path, "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, server_key)
+    context.load_verify_locations(mine)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = Front("", lambda one: one.answer(200, b'{"name": "x", "tags": ["1"]}'))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    place = tmp_path / "certs" / server.address
+    place.mkdir(parents=True)
+    settings = Settings(certificates=(tmp_path / "certs",), tries=1)
+    name = Reference.parse(f"{server.address}/x")
+
+    def tags() -> list[str]:
+        return catalog.tags(Transport(server.address, settings=settings), name)
+
+    try:
+        with pytest.raises(errors.SystemFailure):
+            tags()
+        (place / "client.cert").write_bytes(mine.read_bytes())
+        with pytest.raises(errors.SystemFailure, match=f"can't use the certificates for {server.address}"):
+            tags()
+        (place / "client.key").write_bytes(key.read_bytes())
+        assert tags() == ["1"]
+        (place / "ca.crt").write_text("no certificate")
+        with pytest.raises(errors.SystemFailure, match=f"can't use the certificates for {server.address}"):
+            tags()
+    finally:
+        server.close()

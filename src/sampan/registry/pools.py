@@ -156,6 +156,7 @@ def discard(response: urllib3.BaseHTTPResponse) -> None:
 
 def _unverified() -> ssl.SSLContext:
     """Takes any certificate. The system's aren't read for it: that takes 40 ms."""
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # who configured it so knows
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -249,3 +249,45 @@ def test_direct_routing_is_for_published_ports_where_it_is_wanted(whole: bool) -
         await lab.stop(web)
 
     check()
+
+
+ADVERTISE = """
+import socket, struct, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + socket.inet_pton(socket.AF_INET6, sys.argv[1])
+for _ in range(3):
+    s.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix, ("ff02::1", 0))
+"""
+
+
+@in_lab()
+async def test_containers_are_no_routers_of_the_host(lab: Lab) -> None:
+    def ways() -> str:
+        return subprocess.run(["ip", "-6", "route"], capture_output=True, text=True).stdout
+
+    def ready(box: Box) -> bool:
+        words = ("ip", "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative")
+        return "fe80::" in subprocess.run(box.command(*words), capture_output=True, text=True).stdout
+
+    lan = lab.neighbour("fd00:77::2/64", "fd00:77::1/64")
+    assert await soon(lambda: ready(lan)) or await soon(lambda: ready(lan))
+    lan.python(ADVERTISE, "fd00:78::")
+    assert await soon(lambda: "default" in ways()), "a host that forwards nothing learns its way"
+    await lab.networks.create(CreateNetwork(name="before", enable_ipv6=True))
+    _c, first = await lab.run("before")
+    await lab.networks.create(CreateNetwork(name="after", enable_ipv6=True))
+    _c, second = await lab.run("after")
+    others = subprocess.run(["ip", "link", "add", "smpfother", "type", "bridge"], check=True)
+    assert not others.returncode
+    for number, box in enumerate((first, second, lan)):
+        assert await soon(lambda box=box: ready(box)) or await soon(lambda box=box: ready(box))
+        box.python(ADVERTISE, f"fd00:8{number}::")
+    assert await soon(lambda: "fd00:82::/64" in ways()), "and goes on learning there"
+    assert "fd00:80::" not in ways() and "fd00:81::" not in ways()
+    assert ways().count("default") == 1
+    assert Path("/proc/sys/net/ipv6/conf/smpfother/accept_ra").read_text() == "1\n", (
+        "somebody else's new link"
+    )
+    subprocess.run(["ip", "link", "del", "smpfother"], check=True)

@@ -41,7 +41,8 @@ def ensure(
         if link is None or link.kind != "bridge":
             raise SystemFailure(f"{name} is no bridge", hint="Remove that link, or name another bridge.")
         if any(_six(wanted)) and link.alias == mark(table):
-            write_sysctl(f"net.ipv6.conf.{name.replace('.', '/')}.disable_ipv6", "0", missing_ok=True)
+            _set6(name, "accept_ra", "0")  # what containers advertise is none of the host's business
+            _set6(name, "disable_ipv6", "0")
         have = {item.address for item in rt.list_addresses(route) if item.index == link.index}
         messages = [rt.add_address(link.index, item) for item in wanted if item not in have]
         if not link.up:
@@ -64,6 +65,10 @@ def _make(route: Netlink, name: str, mtu: int, table: str, *, ipv6: bool) -> Non
     route.send(rt.add_bridge(name, mac=_mac(name), mtu=mtu), rt.change_link(name=name, alias=mark(table)))
     # Nobody else can have our link-local address; while it is being looked for, nothing would be forwarded.
     setting, value = ("accept_dad", "0") if ipv6 else ("disable_ipv6", "1")
+    _set6(name, setting, value)
+
+
+def _set6(name: str, setting: str, value: str) -> None:
     write_sysctl(f"net.ipv6.conf.{name.replace('.', '/')}.{setting}", value, missing_ok=True)
 
 

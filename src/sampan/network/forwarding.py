@@ -10,7 +10,8 @@ from pathlib import Path
 _IPV4 = "/proc/sys/net/ipv4/ip_forward"
 _IPV6 = "/proc/sys/net/ipv6/conf/all/forwarding"
 _ACCEPT_RA = "/proc/sys/net/ipv6/conf/{}/accept_ra"
-_CONF6 = Path("/proc/sys/net/ipv6/conf")
+_ROUTES6 = "/proc/thread-self/net/ipv6_route"
+_LEARNED_DEFAULT = 0x10000 | 0x40000  # RTF_DEFAULT and RTF_ADDRCONF of <linux/ipv6_route.h>
 
 
 class Forwarding:
@@ -28,8 +29,9 @@ class Forwarding:
         if _read(path) != "0":
             return
         if version == 6:
-            # A forwarding host ignores router advertisements unless told otherwise: it would lose its way.
-            for name in os.listdir(_CONF6):
+            # A forwarding host ignores router advertisements unless told otherwise: it would lose its way. Where
+            # it has learned none so far nobody is to teach it one: on bridges those could be containers.
+            for name in _learned_from():
                 if _read(_ACCEPT_RA.format(name)) == "1":
                     self._set(_ACCEPT_RA.format(name), "2")
         self._set(path, "1")
@@ -49,6 +51,17 @@ class Forwarding:
                 _write(path, value)
         self._changed.clear()
         self._note.unlink(missing_ok=True)
+
+
+def _learned_from() -> set[str]:
+    """The interfaces by which the host has learned a default route from a router's advertisements."""
+    found = set()
+    with contextlib.suppress(OSError), open(_ROUTES6) as routes:
+        for line in routes:
+            words = line.split()
+            if int(words[8], 16) & _LEARNED_DEFAULT == _LEARNED_DEFAULT:
+                found.add(words[9])
+    return found
 
 
 def _read(path: str) -> str:

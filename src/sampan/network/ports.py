@@ -266,7 +266,9 @@ def _bind_hint(failure: OSError, item: Published) -> str:
     if failure.errno == errno.EADDRINUSE:
         return f"See who has it: ss -lp 'sport = {item.host_port}'; or publish another host port."
     if failure.errno == errno.EMFILE:
-        return "Each port takes a descriptor: start the engine with more (ulimit -n, LimitNOFILE= of its unit)."
+        return (
+            "Each port takes a descriptor: start the engine with more (ulimit -n, LimitNOFILE= of its unit)."
+        )
     return ""
 
 

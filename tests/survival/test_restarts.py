@@ -306,6 +306,17 @@ def test_those_that_need_another_come_after_it(world: World) -> None:
     is_now(world, "a-user", "running")
 
 
+def test_those_that_died_with_another_come_back_after_it(world: World) -> None:
+    run(world, "base", SLEEP, "always", HostConfig={"Init": True})
+    run(world, "user", SLEEP, "always", HostConfig={"PidMode": "container:base", "Init": True})
+    for _ in range(3):  # the wait doubles each time, and the second is never the first
+        before = state(world, "user")["StartedAt"]
+        os.kill(state(world, "base")["Pid"], signal.SIGKILL)
+        until(lambda before=before: state(world, "user")["StartedAt"] != before, "another run")  # type: ignore[misc]
+        is_now(world, "base", "running")
+        is_now(world, "user", "running")
+
+
 # --- the machine ends -------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from sampan.runtime.supervisor import Exit
 
 DEFAULT_STOP_TIMEOUT = 10
 _KILL_PATIENCE = 10.0
+_DONOR_LOOK = 0.2  # seconds between looks at a container that another one waits for
 _SILENCE = 1.0  # seconds after SIGKILL until the monitor may be one that somebody has stopped
 _log = logging.getLogger(__name__)
 
@@ -161,6 +162,8 @@ async def ended(containers: Containers, container: Container, live: Live, exit_:
 
 async def _restart_later(containers: Containers, container: Container, live: Live, delay: float) -> None:
     await asyncio.sleep(delay)
+    while _donor_comes_back(containers, container):
+        await asyncio.sleep(_DONOR_LOOK)
     async with live.lock:
         if container.state.status != "restarting" or live.removing or containers.closing:
             return
@@ -169,6 +172,18 @@ async def _restart_later(containers: Containers, container: Container, live: Liv
             await run(containers, container, live)
         except errors.SampanError as problem:
             _log.warning("restart of container %s failed: %s", container.short_id, problem.message)
+
+
+def _donor_comes_back(containers: Containers, container: Container) -> bool:
+    """Whether a container whose namespace is to be joined is about to run again: in vain before."""
+    host = container.host
+    for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
+        if mode.startswith("container:"):
+            with contextlib.suppress(errors.SampanError):
+                state = containers.get(mode.removeprefix("container:")).state
+                if state.status == "restarting" or state.starting:
+                    return True
+    return False
 
 
 def cancel_restart(live: Live) -> None:

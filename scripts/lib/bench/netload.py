@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,49 +36,60 @@ while True:
         else:
             open_ones.pop(fd).close()
 """
-# Sixteen connections ask at once, again and again; or one after the other asks once ("each").
+# Sixteen connections ask at once, again and again; or one after the other asks once ("each"): for as many
+# seconds as each line says, and then it prints the requests a second.
 CLIENT = """
 import socket, sys, time
-to, seconds, each = (sys.argv[1], int(sys.argv[2])), float(sys.argv[3]), sys.argv[4] == "each"
+to, each = (sys.argv[1], int(sys.argv[2])), sys.argv[3] == "each"
 def connected():
     s = socket.create_connection(to)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
 kept = [] if each else [connected() for _ in range(16)]
-count, end = 0, time.perf_counter() + seconds
-while time.perf_counter() < end:
-    ones = kept or [connected()]
-    for s in ones:
-        s.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
-    for s in ones:
-        s.recv(4096)
-    if each:
-        ones[0].close()
-    count += len(ones)
-print(count / seconds)
+print("ready", flush=True)
+for line in sys.stdin:
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() < begin + float(line):
+        ones = kept or [connected()]
+        for s in ones:
+            s.sendall(b"GET / HTTP/1.1\\r\\n\\r\\n")
+        for s in ones:
+            s.recv(4096)
+        if each:
+            ones[0].close()
+        count += len(ones)
+    print(count / (time.perf_counter() - begin), flush=True)
 """
+# The two ends of a stream keep to a processor each: where the kernel puts them would else decide the speed.
 SINK = """
-import socket, sys
+import os, socket, sys
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 s = socket.create_server(("0.0.0.0", int(sys.argv[1])))
 print("ready", flush=True)
+c, _ = s.accept()
+buffer = memoryview(bytearray(1 << 20))
 while True:
-    c, _ = s.accept()
-    buffer = bytearray(1 << 20)
-    while c.recv_into(buffer):
-        pass
+    left = int.from_bytes(c.recv(4, socket.MSG_WAITALL), "big") << 20
+    if not left:
+        break
+    while left:
+        left -= c.recv_into(buffer[:left])
     c.sendall(b"!")
-    c.close()
 """
+# Sends as many megabytes as each line says, and prints how many it were a second.
 SOURCE = """
-import socket, sys, time
-data, total = bytes(1 << 20), int(sys.argv[3])
+import os, socket, sys, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+data = bytes(1 << 20)
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-start = time.perf_counter()
-for _ in range(total):
-    s.sendall(data)
-s.shutdown(socket.SHUT_WR)
-s.recv(1)
-print(total / (time.perf_counter() - start))
+print("ready", flush=True)
+for line in sys.stdin:
+    begin = time.perf_counter()
+    s.sendall(int(line).to_bytes(4, "big"))
+    for _ in range(int(line)):
+        s.sendall(data)
+    s.recv(1)
+    print(int(line) / (time.perf_counter() - begin), flush=True)
 """
 
 
@@ -85,34 +98,94 @@ def command(netns: str, code: str, *args: str) -> list[str]:
     return ["nsenter", f"--net={netns}", sys.executable, "-I", "-S", "-c", code, *args]
 
 
-@contextlib.contextmanager
-def server(netns: str, code: str, *args: str) -> Iterator[None]:
-    """A program that serves meanwhile; it has printed a line before."""
-    process = subprocess.Popen(command(netns, code, *args), stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-    finally:
-        process.kill()
-        process.communicate()
+class Program:
+    """One of the programs above, which has printed that it is ready; ``ask`` has it do a round."""
 
+    def __init__(self, netns: str, code: str, *args: str) -> None:
+        self._process = subprocess.Popen(
+            command(netns, code, *args), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        if self._read() != "ready\n":
+            raise RuntimeError("a program of the bench ended before it was ready")
 
-def number(netns: str, code: str, *args: str) -> float:
-    """What a program prints: a number."""
-    done = subprocess.run(command(netns, code, *args), capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def ask(self, line: float) -> float:
+        """What it prints for a line: a rate."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        return float(self._read())
+
+    def processor_seconds(self) -> float:
+        """Processor time it has used so far."""
+        return time.clock_gettime((~self._process.pid << 3) | 2)  # clock_getcpuclockid(3)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def request_rate(netns: str, host: str, port: int, seconds: float = 1.0, *, each: bool = False) -> float:
     """Requests a second on sixteen connections, or one after the other on a connection each."""
-    return number(netns, CLIENT, host, str(port), str(seconds), "each" if each else "kept")
+    with Program(netns, CLIENT, host, str(port), "each" if each else "kept") as client:
+        return client.ask(seconds)
 
 
-def throughput(source: str, sink: str, address: str, megabytes: int = 2000) -> float:
-    """Megabytes a second from one namespace to an address in another."""
-    with server(sink, SINK, "5001"):
-        return number(source, SOURCE, address, "5001", str(megabytes))
+@dataclass
+class Load:
+    """Two programs that talk to each other; ``asker`` is told how much."""
+
+    asker: Program
+    other: Program
+
+    def round(self, line: float) -> tuple[float, float]:
+        """The rate, and the rate by processor time: what a second of both ends' work on a processor makes.
+
+        What the kernel does on a packet's way is done in the name of whoever sent it, so it is counted.
+        """
+        before, begin = self._used(), time.perf_counter()
+        rate = self.asker.ask(line)
+        elapsed = time.perf_counter() - begin
+        return rate, rate * elapsed / (self._used() - before)
+
+    def _used(self) -> float:
+        return self.asker.processor_seconds() + self.other.processor_seconds()
+
+
+@contextlib.contextmanager
+def stream(source: str, sink: str, address: str) -> Iterator[Load]:
+    """A connection from one namespace to an address in another: megabytes."""
+    with Program(sink, SINK, "5001") as receiver, Program(source, SOURCE, address, "5001") as sender:
+        yield Load(sender, receiver)
+
+
+@contextlib.contextmanager
+def requests(client: str, address: str, port: int, server: str, bound: str, inside: int) -> Iterator[Load]:
+    """A server on ``bound``:``inside`` and a client that asks it by another address: seconds of requests."""
+    with (
+        Program(server, SERVER, bound, str(inside)) as serving,
+        Program(client, CLIENT, address, str(port), "kept") as asking,
+    ):
+        yield Load(asking, serving)
+
+
+def share(measured: Load, of: Load, line: float, rounds: int, *, by: str) -> float:
+    """The median of the ratios of two rates, in short rounds by turns: noise hits both.
+
+    ``by`` is "clock" or "processor".
+    """
+    which = ("clock", "processor").index(by)
+    ratios = []
+    for turn in range(rounds + 1):
+        pair = (measured, of) if turn % 2 else (of, measured)
+        rates = {id(load): load.round(line)[which] for load in pair}
+        ratios.append(rates[id(measured)] / rates[id(of)])
+    return statistics.median(ratios[1:])  # the first round warms up
 
 
 @contextlib.contextmanager

@@ -51,8 +51,8 @@ class Fallback:
 
 # With route_localnet the kernel takes packets for 127.0.0.0/8 from the wire: nobody there has a say in that.
 _GUARD = """  chain guard { type filter hook prerouting priority raw; policy accept;
-    iifname != "lo" ip daddr 127.0.0.0/8 drop
-    iifname != "lo" ip saddr 127.0.0.0/8 drop
+    ip daddr 127.0.0.0/8 iifname != "lo" drop
+    ip saddr 127.0.0.0/8 iifname != "lo" drop
   }
 """
 

@@ -116,6 +116,8 @@ class Authorizer:
         found = dict(reversed(challenges(challenge)))
         if self._credentials.registry_token or not found:
             return
+        now = time.monotonic()
+        self._values = {key: one for key, one in self._values.items() if one[1] > now}
         if found.get("bearer", {}).get("realm"):
             self._values[scope] = self._token(found["bearer"], scope)
             self._asked[self._base] = challenge, time.monotonic() + _BELIEVED

@@ -83,9 +83,12 @@ async def _check_for_ever(containers: Containers, container: Container, words: l
         await asyncio.sleep(pause)
         if container.state.status != "running":
             continue
-        result = await _probe(containers, container, words, seconds(check.timeout, TIMEOUT))
-        in_grace = time.monotonic() - began < grace
-        await record(containers, container, result, check.retries or RETRIES, in_grace=in_grace)
+        try:
+            result = await _probe(containers, container, words, seconds(check.timeout, TIMEOUT))
+            in_grace = time.monotonic() - began < grace
+            await record(containers, container, result, check.retries or RETRIES, in_grace=in_grace)
+        except Exception:  # a full disk, no descriptors left: that passes, and the checks must go on
+            _log.exception("health check of %s", container.short_id)
 
 
 async def _probe(

@@ -37,6 +37,20 @@ def test_lost_space_is_mended() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("FROM base AS", "did you mean `FROM base AS NAME`?"),
+        ("FROM base build", "did you mean `FROM base AS build`?"),
+        ("FROM base\nRUN <<EOF\ntrue", "It ends with EOF alone on a line."),
+    ],
+)
+def test_what_was_meant(line: str, hint: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        read_dockerfile(line.encode())
+    assert caught.value.hint.endswith(hint)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("$a", "foobarbaz"),

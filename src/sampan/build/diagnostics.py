@@ -43,16 +43,23 @@ class DockerfileError(InvalidParameter):
     """A Dockerfile that can't be accepted.
 
     ``reason`` is the bare cause, ``message`` dockerd's wording around it (clients match on it), and
-    ``hint`` the code frame with the mended line when it can be known.
+    ``hint`` the code frame with the mended line when it can be known, or ``advice``, a sentence.
     """
 
     def __init__(
-        self, reason: str, span: Span | None = None, *, mended: str = "", syntax: bool = False
+        self,
+        reason: str,
+        span: Span | None = None,
+        *,
+        mended: str = "",
+        advice: str = "",
+        syntax: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.span = span
         self.mended = mended
+        self.advice = advice
         # dockerd tells errors of its line parser ("failed to parse NAME: …") from those of single
         # instructions ("dockerfile parse error on line N: …"), and clients know both.
         self.syntax = syntax
@@ -67,6 +74,8 @@ class DockerfileError(InvalidParameter):
             self.hint = frame(name, lines, self.span, self.reason)
             if self.mended:
                 self.hint += f"\ndid you mean `{self.mended}`?"
+            if self.advice:
+                self.hint += f"\n{self.advice}"
         self.args = (self.message,)
         return self
 

@@ -206,9 +206,8 @@ def _from(line: _Line) -> ins.From:
             )
             raise line.error(reason)
     elif len(words) != 1:
-        mended = ""
-        if len(words) == 2:
-            mended = f"{line.node.keyword} {words[0]} AS {words[1]}"
+        name = "NAME" if [word.lower() for word in words[1:]] == ["as"] else words[-1] if words else ""
+        mended = f"{line.node.keyword} {words[0]} AS {name}" if len(words) == 2 else ""
         raise line.error("FROM requires either one or three arguments", mended)
     comment = "\n".join(line.node.comments)
     return ins.From(*line.common(), words[0], stage, platform, as_keyword, comment)

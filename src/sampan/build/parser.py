@@ -227,10 +227,8 @@ class _Reader:
             if (terminator.lstrip("\t") if head.chomp else terminator) == head.name:
                 return Heredoc(head.name, "".join(content), head.expand, head.chomp, head.descriptor)
             content.append(line + "\n")
-        reason = "unterminated heredoc"
-        raise DockerfileError(
-            reason, Span(start + 1, start + 1), mended=f"{head.name} on a line of its own", syntax=True
-        )
+        advice = f"It ends with {head.name} alone on a line."
+        raise DockerfileError("unterminated heredoc", Span(start + 1, start + 1), advice=advice, syntax=True)
 
 
 def split_command(line: str) -> tuple[str, list[str], str]:

@@ -164,3 +164,17 @@ def test_the_cursor_closes_its_files(tmp_path: Path) -> None:
     assert files.read().count(b"\n") == 1
     files.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_reader_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    path.write_bytes(record("x" * 1000 + "\n") * 5000)
+
+    async def leave() -> int:
+        before = len(os.listdir("/proc/self/fd"))
+        reading = read(path, LogOptions(), tty=True, watcher=Watcher())
+        assert (await anext(reading)).startswith(b"xxx")
+        await reading.aclose()
+        return len(os.listdir("/proc/self/fd")) - before
+
+    assert asyncio.run(leave()) == 0

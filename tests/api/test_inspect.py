@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -67,3 +70,17 @@ def test_an_images_config_by_version(sampand: Daemon, busybox: str, version: str
     shown = sampand.json("GET", f"/v{version}/images/{busybox}/json")
     assert set(shown["Config"]) == members
     assert ("ContainerConfig" in shown) == (version == "1.40")
+
+
+def test_events_of_images_have_their_labels(sampand: Daemon, create: Any) -> None:
+    began = time.time()
+    one = create(Labels={"kind": "labelled"})
+    sampand.json("POST", f"/commit?container={one}&repo=labelled&tag=1", {})
+    sampand.api("GET", "/images/labelled:1/get")
+    sampand.json("POST", "/images/labelled:1/tag?repo=labelled&tag=2")
+    for tag in (1, 2):
+        sampand.json("DELETE", f"/images/labelled:{tag}")
+    filters = quote(json.dumps({"type": ["image"], "label": ["kind=labelled"]}))
+    lines = sampand.api("GET", f"/events?since={began}&until={time.time()}&filters={filters}")[2].splitlines()
+    actions = [json.loads(line)["Action"] for line in lines]
+    assert actions == ["tag", "save", "tag", "untag", "untag", "delete"]

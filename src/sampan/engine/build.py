@@ -366,7 +366,8 @@ class Builder:
 
     def _tag(self, name: Reference, identity: str) -> None:
         self.images.tag(name, identity)
-        self.events.publish("image", "tag", identity, {"name": name.familiar})
+        labels = self.images.get(identity).labels
+        self.events.publish("image", "tag", identity, {**labels, "name": name.familiar})
 
     # -- cache ------------------------------------------------------------------------------------------
 

@@ -234,7 +234,9 @@ def docker_event(event: Event, *, legacy: bool) -> dict[str, object]:
     """The event as the API shows it; ``legacy`` (before 1.52) adds ``status``, ``id`` and ``from``."""
     found: dict[str, object] = {}
     if legacy and event.type in ("container", "image"):
-        found = {"status": event.action, "id": event.actor_id}
+        found = {"status": event.action}
+        if event.actor_id:
+            found["id"] = event.actor_id
         if event.attributes.get("image"):
             found["from"] = event.attributes["image"]
     actor = {"ID": event.actor_id, "Attributes": event.attributes}

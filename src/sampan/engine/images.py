@@ -312,7 +312,7 @@ async def load(
     def done(loaded: list[archive.Loaded]) -> None:
         for item in loaded:
             name = item.names[0] if item.names else item.image.id
-            engine.events.publish("image", "load", item.image.id, {"name": name})
+            engine.events.publish("image", "load", item.image.id, {**item.image.labels, "name": name})
 
     try:
         async for found in threads.progress(work, done):
@@ -331,5 +331,5 @@ def save(
     pieces = archive.save(engine.images, names, without, platforms)
     for name in names:
         image = engine.images.get(name)
-        engine.events.publish("image", "save", image.id, {"name": image.id})
+        engine.events.publish("image", "save", image.id, {**image.labels, "name": image.id})
     return threads.pieces(iter(pieces))

@@ -30,7 +30,7 @@ async def import_image(
     else:
         async for found in threads.progress(partial(_import_url, engine, options), made.append):
             yield found
-    engine.events.publish("image", "import", made[0].id, {"name": made[0].id})
+    engine.events.publish("image", "import", made[0].id, {**made[0].labels, "name": made[0].id})
     yield {"status": made[0].id}
 
 

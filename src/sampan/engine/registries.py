@@ -77,6 +77,16 @@ async def _asking(engine: Engine, work: Callable[[], T]) -> T:
         _let_go(engine)
 
 
+def _tell(engine: Engine, action: str, reference: Reference) -> None:
+    """Publish what was done; with the image's labels, where the name stands for an image here."""
+    try:
+        labels = engine.images.get(reference.familiar).labels
+    except errors.SampanError:
+        labels = {}
+    name = {"name": reference.familiar_name}
+    engine.events.publish("image", action, reference.familiar, {**labels, **name})
+
+
 def _let_go(engine: Engine) -> None:
     """Close connections when nobody has used them for a while."""
     if engine.registry_hosts is not None:
@@ -144,7 +154,7 @@ async def pull(
             yield found
     finally:
         _let_go(engine)
-    engine.events.publish("image", "pull", reference.familiar, {"name": reference.familiar_name})
+    _tell(engine, "pull", reference)
 
 
 def _every_tag(engine: Engine, reference: Reference, login: Mapping[str, str]) -> list[Reference]:
@@ -266,4 +276,4 @@ async def push(
                 yield found
         finally:
             _let_go(engine)
-        engine.events.publish("image", "push", reference.familiar, {"name": reference.familiar_name})
+        _tell(engine, "push", reference)

@@ -151,7 +151,7 @@ def _announce(
 ) -> None:
     if target is not None:
         containers.images.tag(target, image.id)
-        containers.events.publish("image", "tag", image.id, {"name": target.familiar})
+        containers.events.publish("image", "tag", image.id, {**image.labels, "name": target.familiar})
     containers.publish(
         container,
         "commit",

@@ -22,7 +22,7 @@ FIXED = {"one": EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="17
 CONNECT = """
 import socket, sys
 try:
-    socket.create_connection((sys.argv[1], 7009), timeout=1)
+    socket.create_connection((sys.argv[1], 7009), timeout=4)
     print("open")
 except OSError as e:
     print("ERROR", e)

@@ -21,7 +21,8 @@ __all__ = ["AttachEnd", "AttachOptions", "Connection", "attach", "check", "parse
 
 CHUNK = 256 * 1024
 DEFAULT_KEYS = "ctrl-p,ctrl-q"
-_ANSWER = 0.2  # seconds in which a client that ended its input still gets output: the answer to the last of it
+# Seconds in which a client that ended its input still gets output: the answer to the last of it.
+_ANSWER = 0.2
 _END_PATIENCE = 2.0  # seconds between the end of the output and the record of the exit
 
 

@@ -38,7 +38,8 @@ def _scanner() -> Callable[[str, int], tuple[Any, int]]:
         import json
 
         return json.JSONDecoder(strict=False).raw_decode
-    scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_Scanning)  # type: ignore[arg-type]
+    context: Any = _Scanning  # it reads attributes, as of a decoder
+    scan: Callable[[str, int], tuple[Any, int]] = make_scanner(context)
     return scan
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
+import _signal
 import os
 
 TYPE_CHECKING = False

@@ -72,7 +72,7 @@ class Context:
 
 def digest(name: str) -> str:
     """The folder name of a context."""
-    import _sha256  # type: ignore[import-not-found]  # hashlib loads OpenSSL
+    import _sha256  # hashlib loads OpenSSL
 
     return str(_sha256.sha256(name.encode()).hexdigest())
 

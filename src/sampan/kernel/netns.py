@@ -10,6 +10,7 @@ import _thread
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from sampan.kernel.namespaces import CLONE_NEWNET, setns
@@ -36,20 +37,16 @@ async def in_thread(work: Callable[[], T], afterwards: Callable[[], object] | No
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, failure: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if failure is not None:
-            future.set_exception(failure)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    def settle(tell: Callable[[], None]) -> None:
+        if not future.cancelled():
+            tell()
 
     def run() -> None:
         try:
-            outcome: tuple[T | None, BaseException | None] = (work(), None)
+            tell = partial(future.set_result, work())
         except BaseException as failure:
-            outcome = (None, failure)
-        loop.call_soon_threadsafe(settle, *outcome)
+            tell = partial(future.set_exception, failure)
+        loop.call_soon_threadsafe(settle, tell)
         if afterwards is not None:
             afterwards()
 

@@ -152,7 +152,9 @@ class Pool:
 
 def inside(inner: Network, outer: Network) -> bool:
     """Whether ``inner`` lies in ``outer``; networks of two IP versions don't."""
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
 
 
 def overlaps(subnet: Network, others: Iterable[Network]) -> Network | None:

@@ -7,7 +7,7 @@ import errno
 import os
 import posixpath
 import stat as stat_
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ class Located:
         name = "/" if self.is_root else self.asked
         return PathStat(name, self.found.st_size, self.found.st_mode, self.found.st_mtime_ns, target)
 
-    def pack(self) -> Iterator[bytes]:
+    def pack(self) -> Generator[bytes, None, None]:
         """A tar whose members are named after the path that was asked for."""
         packer = pack.Packer(pack.Options())
         if self.is_root and not self.bare:
@@ -215,7 +215,7 @@ async def get(containers: Containers, reference: str, path: str) -> tuple[PathSt
             while (piece := await asyncio.to_thread(next, packed, None)) is not None:
                 yield piece
         finally:
-            packed.close()  # type: ignore[attr-defined]
+            packed.close()
             located.close()
             view.close()
 

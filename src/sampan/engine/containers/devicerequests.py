@@ -100,15 +100,15 @@ def grant(requests: Sequence[DeviceRequest], directories: Sequence[str]) -> Gran
 
 
 def _why(found: cdi.Found, directories: Sequence[str]) -> str:
-    if found.problems:
-        return "Specifications that can't be used: " + "; ".join(found.problems[:5])
-    known = ", ".join(sorted(found.devices)[:8])
     where = " and ".join(directories)
-    return (
-        f"The specifications in {where} have {known}."
-        if known
-        else f"There are no specifications in {where}."
-    )
+    known = ", ".join(sorted(found.devices)[:8])
+    present = f"The specifications in {where} have {known}."
+    return _unusable(found) or (present if known else f"There are no specifications in {where}.")
+
+
+def _unusable(found: cdi.Found) -> str:
+    problems = "; ".join(found.problems[:5])
+    return f"Specifications that can't be used: {problems}" if problems else ""
 
 
 def _names(request: DeviceRequest, found: cdi.Found, directories: Sequence[str]) -> list[str]:
@@ -151,9 +151,7 @@ def _has(found: cdi.Found, kind: str) -> bool:
 
 
 def _gpu_hint(found: cdi.Found) -> str:
-    if found.problems:
-        return "Specifications that can't be used: " + "; ".join(found.problems[:5])
-    return (
+    return _unusable(found) or (
         "GPUs are found by CDI specifications of nvidia.com/gpu or amd.com/gpu: "
         "nvidia-ctk cdi generate --format=json --output=/etc/cdi/nvidia.json"
     )

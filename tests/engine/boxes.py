@@ -22,6 +22,7 @@ from sampan.runtime.config import CreateRequest, HostConfig
 from sampan.storage.blobs import BlobStore
 from sampan.storage.db import Database
 from sampan.storage.layers import LayerStore
+from tests import frames
 
 BUSYBOX = "/bin/busybox"
 _FILES = {
@@ -136,9 +137,4 @@ async def output(made: Engine, reference: str, **options: Any) -> bytes:
     framed = b""
     async for chunk in logs.of_container(made.containers, container, logs.LogOptions(**options)):
         framed += chunk
-    text = b""
-    while framed:
-        end = 8 + int.from_bytes(framed[4:8], "big")
-        text += framed[8:end]
-        framed = framed[end:]
-    return text
+    return frames.text(framed)

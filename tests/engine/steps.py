@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests import frames
 from tests.conftest import Daemon
 
 
@@ -38,12 +39,7 @@ def output(daemon: Daemon, container: str) -> str:
 
 def unframed(data: bytes) -> str:
     """The text in a multiplexed stream."""
-    parts, at = [], 0
-    while at < len(data):
-        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "big")
-        parts.append(data[at + 8 : end])
-        at = end
-    return b"".join(parts).decode("utf-8", "surrogateescape")
+    return frames.text(data).decode("utf-8", "surrogateescape")
 
 
 def inside(daemon: Daemon, container: str, script: str, **body: Any) -> str:

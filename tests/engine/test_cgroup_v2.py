@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests import frames
+
 ROOT = Path("/sys/fs/cgroup")
 
 pytestmark = pytest.mark.skipif(
@@ -34,11 +36,7 @@ def end(sampand: Any, container: str) -> tuple[int, str]:
     code = sampand.json("POST", f"/containers/{container}/wait")["StatusCode"]
     _, _, log = sampand.api("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
     sampand.json("DELETE", f"/containers/{container}?force=1")
-    text = b""
-    while log:
-        size = int.from_bytes(log[4:8], "big")
-        text, log = text + log[8 : 8 + size], log[8 + size :]
-    return code, text.decode()
+    return code, frames.text(log).decode()
 
 
 def remove(sampand: Any, container: str) -> None:

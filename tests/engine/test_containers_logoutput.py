@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from sampan.engine.containers.logoutput import Formatter, LogOptions
 from sampan.engine.containers.timestamps import parse_rfc3339, rfc3339
 from sampan.runtime import logformat
+from tests.frames import frames
 
 _BASE = 1_700_000_000_000_000_000
 _STEP = 250_000_000  # ns: fractions of two, one and no digits
@@ -68,15 +68,6 @@ def one_by_one(block: bytes, options: LogOptions) -> list[Frame]:
             ({"stdout": 1, "stderr": 2}[stream], (text if open_line[stream] else prefix + text).encode())
         )
         open_line[stream] = not text.endswith("\n")
-    return found
-
-
-def frames(data: bytes) -> list[Frame]:
-    found = []
-    while data:
-        stream, size = struct.unpack_from(">BxxxI", data)
-        found.append((stream, data[8 : 8 + size]))
-        data = data[8 + size :]
     return found
 
 

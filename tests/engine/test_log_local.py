@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import shutil
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from sampan.runtime.logwriter import open_log
 from tests.conftest import Daemon, busybox_tar
 from tests.dockerd import running_dockerd
 from tests.engine.steps import made, output
+from tests.frames import frames
 
 _BASE = 1_700_000_000_000_000_000
 _SECOND = 1_000_000_000
@@ -51,15 +51,6 @@ def collect(path: Path, tty: bool = True, **options: Any) -> bytes:
         )
 
     return asyncio.run(gather())
-
-
-def frames(data: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while data:
-        stream, size = struct.unpack_from(">BxxxI", data)
-        found.append((stream, data[8 : 8 + size]))
-        data = data[8 + size :]
-    return found
 
 
 def test_a_record_is_dockers(tmp_path: Path) -> None:

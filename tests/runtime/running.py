@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from sampan.runtime import directly, entering, identity
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
+from tests import frames
 from tests.runtime.plans import Box
 
 
@@ -44,15 +44,10 @@ async def read_all(sock: socket.socket) -> bytes:
 
 def unframe(data: bytes) -> dict[int, bytes]:
     """Docker's multiplexed frames as {stream: bytes}; fails on a broken frame."""
-    streams: dict[int, list[bytes]] = {1: [], 2: []}
-    position = 0
-    while position < len(data):
-        stream, size = struct.unpack_from(">BxxxI", data, position)
-        position += 8
-        assert position + size <= len(data)
-        streams[stream].append(data[position : position + size])
-        position += size
-    return {stream: b"".join(parts) for stream, parts in streams.items()}
+    streams = {1: b"", 2: b""}
+    for stream, text in frames.frames(data):
+        streams[stream] += text
+    return streams
 
 
 def by_itself(box: Box, target: Process, plan: dict[str, Any]) -> bytes | None:

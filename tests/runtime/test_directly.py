@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +16,10 @@ from sampan.errors import StartFailure
 from sampan.runtime import calls, seccomp
 from sampan.runtime.processes import NotDirectly
 from sampan.runtime.supervisor import AttachEnd, Process, Supervisor
+from tests.runtime import machines
 from tests.runtime.plans import Box
 from tests.runtime.running import by_itself, read_all, start, supervised, unframe
 
-_SOURCES = Path(calls.__file__).parent / "data"
 _LOOK = """
 id; pwd; umask; env | sort; ls /proc/self/fd; ulimit -n; ulimit -c
 grep -E '^(Sig[PBIC]|Cap|NoNew|Seccomp|Groups|Uid|Gid)' /proc/self/status
@@ -32,22 +30,15 @@ set -- $(cat /proc/self/stat); echo $(($5 - $$)) $(($6 - $$)) $7
 """
 
 
-@pytest.mark.parametrize(("machine", "prefix"), [("x86_64", ""), ("aarch64", "aarch64-linux-gnu-")])
-def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str, prefix: str) -> None:
-    if (platform.machine() != machine and not prefix) or not shutil.which(f"{prefix}as"):
-        pytest.skip(f"no assembler for {machine}")
-    made, code = tmp_path / "o", tmp_path / "bin"
-    subprocess.run([f"{prefix}as", "-o", made, _SOURCES / f"calls-{machine}.S"], check=True)
-    subprocess.run([f"{prefix}objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
-    assert len(code.read_bytes()) % 8 == 0
-    assert code.read_bytes() in calls.Calls(machine).program(1, b"", 0)
+@pytest.mark.parametrize("machine", machines.MACHINES)
+def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str) -> None:
+    code = machines.assembled("calls", machine, tmp_path)
+    assert len(code) % 8 == 0
+    assert code in calls.Calls(machine).program(1, b"", 0)
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("machine", machines.MACHINES)
 def test_a_failure_leads_where_its_entry_says(tmp_path: Path, machine: str) -> None:
-    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
-    if machine != platform.machine() and not emulator:
-        pytest.skip(f"nothing executes programs of {machine} here")
     program = calls.Calls(machine)
     for number, name in enumerate(("/nosuch", "/")):
         path = program.text(name)
@@ -57,10 +48,7 @@ def test_a_failure_leads_where_its_entry_says(tmp_path: Path, machine: str) -> N
     program.require(calls.BUFFER, ord("/"))
     program.call("close", 999)
     program.call("write", 1, program.put(b"no"), 2)
-    path = tmp_path / "program"
-    path.write_bytes(program.program(1, b" failed", 7))
-    path.chmod(0o755)
-    command = [str(path)] if machine == platform.machine() else [emulator or "", str(path)]
+    command = machines.command(program.program(1, b" failed", 7), machine, tmp_path)
     done = subprocess.run(command, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (7, b"1 failed")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import time
@@ -14,35 +13,21 @@ from pathlib import Path
 import pytest
 
 from sampan.runtime import init
+from tests.runtime import machines
 from tests.runtime.running import start, supervised
 
-_SOURCES = Path(init.__file__).parent / "data"
 _SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV}
 
 
-@pytest.mark.parametrize(("machine", "prefix"), [("x86_64", ""), ("aarch64", "aarch64-linux-gnu-")])
-def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str, prefix: str) -> None:
-    if (platform.machine() != machine and not prefix) or not shutil.which(f"{prefix}as"):
-        pytest.skip(f"no assembler for {machine}")
-    made, code = tmp_path / "o", tmp_path / "bin"
-    subprocess.run([f"{prefix}as", "-o", made, _SOURCES / f"init-{machine}.S"], check=True)
-    subprocess.run([f"{prefix}objcopy", "-O", "binary", "-j", ".text", made, code], check=True)
-    assert init.program(machine, ()).endswith(code.read_bytes() + bytes(8))
+@pytest.mark.parametrize("machine", machines.MACHINES)
+def test_the_code_is_what_its_source_says(tmp_path: Path, machine: str) -> None:
+    assert init.program(machine, ()).endswith(machines.assembled("init", machine, tmp_path) + bytes(8))
 
 
-@pytest.fixture(params=["x86_64", "aarch64"])
+@pytest.fixture(params=machines.MACHINES)
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """The command of the program for a machine, emulated if it isn't this one's."""
-    machine = request.param
-    path = tmp_path / "init"
-    path.write_bytes(init.program(machine, _SIGNALS))
-    path.chmod(0o755)
-    if machine == platform.machine():
-        return [str(path)]
-    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
-    if not emulator:
-        pytest.skip(f"nothing executes programs of {machine} here")
-    return [emulator, str(path)]
+    return machines.command(init.program(request.param, _SIGNALS), request.param, tmp_path)
 
 
 def below(program: list[str], script: str) -> int:

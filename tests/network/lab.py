@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,20 @@ except OSError as e:
     print("ERROR", type(e).__name__, e)
 """
 
+DNS = """
+import dnslib, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 53))
+print("ready", flush=True)
+while True:
+    data, peer = s.recvfrom(2000)
+    q = dnslib.DNSRecord.parse(data)
+    r = q.reply()
+    if q.q.qtype == 1:
+        r.add_answer(dnslib.RR(q.q.qname, rdata=dnslib.A("10.201.7.2"), ttl=5))
+    s.sendto(r.pack(), peer)
+"""
+
 LOOKUP = """
 import sys, dnslib
 name, kind, way = sys.argv[1:4]
@@ -153,6 +167,18 @@ try:
 except Exception as e:
     print("ERROR", type(e).__name__, e)
 """
+
+
+@contextlib.contextmanager
+def host_app(host: str, port: int, word: str = "host") -> Iterator[None]:
+    """A TCP server of this machine's own, as :data:`ECHO`."""
+    command = [sys.executable, "-c", ECHO, "tcp", host, str(port), word]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as app:
+        try:
+            assert app.stdout is not None and app.stdout.readline(), "the app did not start"
+            yield
+        finally:
+            app.kill()
 
 
 class Directory:
@@ -270,6 +296,12 @@ class Lab:
         box, _prepared = await self.start(container)
         return container, box
 
+    async def web(self) -> Box:
+        """A container that answers "web" at its port 80, published as 8080."""
+        _container, box = await self.run(ports={"80/tcp": "8080"})
+        box.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        return box
+
     async def stop(self, container: Container) -> None:
         box = self.boxes.pop(container.id)
         box.end()
@@ -336,3 +368,75 @@ async def lookup(box: Box, name: str, kind: str = "A", way: str = "udp") -> str:
 async def ping(box: Box, address: str) -> bool:
     """Whether a UDP datagram to a closed port is refused by the other side (nobody needs a ping program)."""
     return "ConnectionRefused" in await aask(box, "tcp", address, 9, seconds=1)
+
+
+def in_lab(**config: Any) -> Callable[[Callable[[Lab], Awaitable[None]]], Callable[[], None]]:
+    """Run an async test in a lab, and see that nothing is left after it."""
+
+    def decorate(test: Callable[[Lab], Awaitable[None]]) -> Callable[[], None]:
+        async def whole() -> None:
+            lab = Lab(**config)
+            try:
+                await lab.open()
+                await test(lab)
+            finally:
+                await lab.close()
+            await left_nothing()
+
+        def run() -> None:
+            asyncio.run(asyncio.wait_for(whole(), 60))
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return decorate
+
+
+async def left_nothing() -> None:
+    """No link, table, listening port or changed sysctl is left (namespaces take a moment to go)."""
+    for _ in range(100):
+        with Netlink() as route:
+            links = {link.name for link in rt.list_links(route)} - {"lo"}
+        if not links:
+            break
+        await asyncio.sleep(0.02)
+    assert not links
+    assert subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout == ""
+    for _ in range(100):
+        listening = subprocess.run(["ss", "-Hltun"], capture_output=True, text=True).stdout
+        if not listening:
+            break
+        await asyncio.sleep(0.02)
+    assert not listening
+    assert open("/proc/sys/net/ipv4/ip_forward").read().strip() == "0"
+
+
+def nft(text: str) -> str:
+    done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def ruleset() -> str:
+    return subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+
+
+async def soon(check: Any) -> bool:
+    for _ in range(100):
+        if check():
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def checked(lab: Lab) -> tuple[Any, Any, None]:
+    container = lab.container(ports={"80/tcp": "8081"})
+    return container.config, container.host, None
+
+
+def send_loopback_here(outside: Box) -> None:
+    """Have a neighbour send packets for 127.0.0.1 to this machine."""
+    subprocess.run(outside.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
+    subprocess.run(outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo"))
+    route = ("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2")
+    subprocess.run(outside.command(*route), check=True)

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from sampan.kernel.process import install_seccomp
-from tests.network.lab import ECHO, Lab, aask
-from tests.network.test_sandboxes import in_lab
+from tests.network.lab import ECHO, Lab, aask, in_lab
 
 pytestmark = pytest.mark.usefixtures("machine")
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}

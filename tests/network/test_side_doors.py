@@ -13,9 +13,19 @@ import pytest
 from sampan import errors
 from sampan.engine.networks import CreateNetwork
 from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
-from tests.network.lab import ECHO, Box, Lab, aask, lookup
-from tests.network.test_guard import DNS, nft, soon
-from tests.network.test_sandboxes import in_lab
+from tests.network.lab import (
+    DNS,
+    ECHO,
+    Box,
+    Lab,
+    aask,
+    host_app,
+    in_lab,
+    lookup,
+    nft,
+    send_loopback_here,
+    soon,
+)
 
 pytestmark = pytest.mark.usefixtures("machine")
 FIXED = {"one": EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.29.61.9"))}
@@ -58,15 +68,10 @@ async def test_link_local_addresses_open_nothing(lab: Lab) -> None:
     bridge = lab.networks.get("six").device
     shown = subprocess.run(["ip", "-6", "-o", "addr", "show", bridge, "scope", "link"], capture_output=True)
     host = f"{shown.stdout.decode().split()[3].partition('/')[0]}%eth0"
-    app = subprocess.Popen(["python3", "-c", ECHO, "tcp", "::", "7009", "host"], stdout=subprocess.PIPE)
-    try:
-        assert app.stdout is not None and app.stdout.readline()
+    with host_app("::", 7009):
         for box, opens in ((free, True), (shut, False)):
             tried = await asyncio.to_thread(box.python, CONNECT, host)
             assert tried.stdout.startswith("open") is opens, tried
-    finally:
-        app.kill()
-        app.communicate()
 
 
 @in_lab()
@@ -124,14 +129,6 @@ async def test_rules_in_a_namespace_of_somebody_else_are_refused(lab: Lab) -> No
         lab.networks.check(joining.config, joining.host, None)
 
 
-def send_loopback_here(outside: Box) -> None:
-    """Have a neighbour send packets for 127.0.0.1 to this machine."""
-    subprocess.run(outside.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
-    subprocess.run(outside.command("ip", "addr", "del", "127.0.0.1/8", "dev", "lo"))
-    route = ("ip", "route", "add", "127.0.0.1/32", "via", "10.201.7.1", "src", "10.201.7.2")
-    subprocess.run(outside.command(*route), check=True)
-
-
 @in_lab()
 async def test_ports_on_127_0_0_1_where_the_host_takes_such_packets_from_the_wire(lab: Lab) -> None:
     outside = lab.neighbour()
@@ -139,11 +136,7 @@ async def test_ports_on_127_0_0_1_where_the_host_takes_such_packets_from_the_wir
     server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
     send_loopback_here(outside)
     Path("/proc/sys/net/ipv4/conf/all/route_localnet").write_text("1")  # kube-proxy does that
-    other = subprocess.Popen(
-        ["python3", "-c", ECHO, "tcp", "127.0.0.1", "7777", "host"], stdout=subprocess.PIPE
-    )
-    try:
-        assert other.stdout is not None and other.stdout.readline()
+    with host_app("127.0.0.1", 7777):
         assert (await aask(outside, "tcp", "127.0.0.1", 7777)).startswith("host"), "the host's own business"
         for short_cut in (True, False):
             lab.networks.ground.firewall.set_short_cut(short_cut)
@@ -151,9 +144,6 @@ async def test_ports_on_127_0_0_1_where_the_host_takes_such_packets_from_the_wir
             assert (await aask(outside, "tcp", "127.0.0.1", 8080, seconds=0.5)).startswith("ERROR")
         await lab.stop(web)
         assert "8080" not in subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-    finally:
-        other.kill()
-        other.communicate()
 
 
 @in_lab()

@@ -1,0 +1,78 @@
+"""What containers under egress control reach, and what is told of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+
+import pytest
+
+from tests.network.lab import DNS, ECHO, Lab, aask, in_lab, lookup, soon
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+
+@in_lab()
+async def test_egress_control(lab: Lab) -> None:
+    outside = lab.neighbour()
+    outside.app(ECHO, "tcp", "0.0.0.0", "80", "open")
+    outside.app(ECHO, "tcp", "0.0.0.0", "81", "shut")
+    outside.app(DNS, "10.201.7.2")
+    label = {"sampan.egress": "allow=10.201.7.2:80,good.example:81"}
+    container, box = await lab.run(config={"labels": label}, dns=["10.201.7.2"])
+    _other, free = await lab.run()
+    assert (await aask(free, "tcp", "10.201.7.2", 81)).startswith("shut")
+    assert (await aask(box, "tcp", "10.201.7.2", 80)).startswith("open")
+    assert "ConnectionRefused" in await aask(box, "tcp", "10.201.7.2", 81, seconds=0.5), "at once"
+    assert (await aask(box, "tcp", "10.201.6.1", 22)).startswith("ERROR"), "the host is outside, too"
+    assert await lookup(box, "bad.example") == "REFUSED"
+    assert await lookup(box, "good.example") == "NOERROR 10.201.7.2"
+    assert (await aask(box, "tcp", "10.201.7.2", 81)).startswith("shut"), "pinned by the answer"
+    shown = await lab.networks.egress(container.name)
+    assert shown["Allowed"] == ["10.201.7.2/32:80", "good.example:81"]
+    assert {(item["Address"], item["Port"]) for item in shown["Refused"]} >= {("10.201.7.2", 81)}
+    assert shown["RefusedNames"] == {"bad.example": 1}
+    assert (await aask(free, "tcp", "10.201.6.2", 9)).endswith("refused"), "who asks it is answered"
+
+
+@in_lab()
+async def test_refused_connections_are_logged(lab: Lab) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("sampan.engine.networks.refusals").addHandler(handler)
+    lab.neighbour()
+    container, box = await lab.run(config={"labels": {"sampan.egress": "none"}}, name="shut")
+    seen: list[dict[str, str]] = []
+
+    def told(**wanted: str) -> bool:
+        seen[:] = [one for kind, what, _id, one in lab.events.seen if (kind, what) == ("container", "refuse")]
+        return any(wanted.items() <= one.items() for one in seen)
+
+    for port in (81, 81, 82):
+        assert (await aask(box, "tcp", "10.201.7.2", port)).startswith("ERROR")
+    assert await soon(lambda: told(destination="10.201.7.2", port="82", protocol="tcp", name="shut"))
+    assert [one["port"] for one in seen] == ["81", "82"], "a destination is told once a minute"
+    assert f"container shut ({container.id[:12]}): egress to 10.201.7.2:81/tcp refused" in lines
+    assert await lookup(box, "bad.example") == await lookup(box, "bad.example") == "REFUSED"
+    assert await soon(lambda: told(destination="bad.example", name="shut"))
+    box.python(SCAN)
+    assert await soon(lambda: told() and len(seen) > 15)
+    await asyncio.sleep(0.2)
+    assert not told(port="0") and len(seen) < 3 + 20 + 15, "a scan doesn't flood the log"
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert await soon(lambda: "mend bridge" in lab.events.names())
+    assert (await aask(box, "tcp", "10.201.7.2", 83)).startswith("ERROR")
+    assert await soon(lambda: told(port="83")), "the rules made anew tell, too"
+
+
+SCAN = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1000, 1500):
+    try:
+        s.sendto(b"x", ("10.201.7.2", port))
+    except OSError:
+        pass
+"""

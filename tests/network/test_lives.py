@@ -1,0 +1,165 @@
+"""Networks when something is killed or ends: the engine, the switchboard, a container."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from sampan import errors
+from sampan.engine.networks import CreateNetwork
+from sampan.kernel import rtnetlink as rt
+from sampan.kernel.netlink import Netlink
+from tests.network.lab import ECHO, Lab, aask, in_lab, lookup, ping
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+
+@in_lab()
+async def test_engine_killed_and_started_again(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    gone, _dead = await lab.run(name="gone", ports={"80/tcp": "8081"})
+    # Handed over: what a process has in its queue dies with it, but this test's process goes on.
+    await lab.networks.switchboard.ask({"op": "state"})
+    lab.crash()
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert (await lookup(server, "web")).startswith("NOERROR 172."), "answers survive the engine"
+    lab.boxes.pop(gone.id).end()
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({web.id: server.pid})
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert lab.networks.settings(web.id)["Ports"]["80/tcp"][0] == {"HostIp": "0.0.0.0", "HostPort": "8080"}
+    assert (await lookup(server, "web")).startswith("NOERROR 172.")
+    with pytest.raises(errors.SystemFailure, match="port is already allocated"):
+        await lab.run(ports={"80/tcp": "8080"})
+    again, _box = await lab.run(ports={"80/tcp": "8081"})
+    place = lab.networks.settings(again.id)["Networks"]["bridge"]
+    assert place["IPAddress"] == "10.201.6.2", "the address of the container that ended is free again"
+
+
+@in_lab()
+async def test_switchboard_killed(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    _web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+    server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    await lab.networks.switchboard.ask({"op": "state"})
+    process = lab.networks.switchboard._process
+    assert process is not None
+    process.kill()
+    await asyncio.sleep(0.5)
+    lab.networks.ground.firewall.set_short_cut(False)
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert (await lookup(server, "web")).startswith("NOERROR 172.")
+
+
+def test_switchboard_that_could_not_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    @in_lab()
+    async def check(lab: Lab) -> None:
+        await lab.networks.create(CreateNetwork(name="n1"))
+        python = sys.executable
+        monkeypatch.setattr(sys, "executable", "/nonexistent")  # as while Python itself is being replaced
+        _web, server = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(sys, "executable", python)
+        server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+        lab.networks.ground.firewall.set_short_cut(False)
+        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("ERROR")
+        for _ in range(100):
+            if (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"):
+                break
+            await asyncio.sleep(0.05)
+        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "tried again"
+        assert (await lookup(server, "web")).startswith("NOERROR 172.")
+
+    check()
+
+
+@in_lab()
+async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) -> None:
+    container, box = await lab.run()
+    stays = subprocess.Popen(box.command("sleep", "30"))
+    try:
+        await lab.stop(container)
+        await asyncio.sleep(2.5)
+        with Netlink() as route:
+            assert [link.name for link in rt.list_links(route)] == ["lo", "smpf0"]
+    finally:
+        stays.kill()
+        stays.wait()
+
+
+@in_lab()
+async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> None:
+    def links() -> list[str]:
+        with Netlink() as route:
+            return [link.name for link in rt.list_links(route)]
+
+    for ends in (False, True):
+        container, box = await lab.run()
+        stays = subprocess.Popen(box.command("sleep", "30"))
+        try:
+            await lab.stop(container)
+            assert len(links()) == 3
+            if ends:
+                await lab.networks.close()
+                assert links() == ["lo"]
+                lab.db.close()
+            else:
+                lab.networks.sandboxes._leaving.clear()  # what it would have done in two seconds
+                lab.crash()
+            lab.begin()
+            await lab.open()
+            await lab.networks.restore({})
+            await asyncio.sleep(0 if ends else 2.5)
+            assert links() == ["lo", "smpf0"]
+        finally:
+            stays.kill()
+            stays.wait()
+
+
+@in_lab()
+async def test_killed_between_prepare_and_attach(lab: Lab) -> None:
+    container = lab.container(ports={"80/tcp": "8080"})
+    from sampan.engine.networks import SandboxRequest
+
+    await lab.networks.prepare(SandboxRequest.of(container))
+    lab.crash()
+    for held in lab.networks.publishing.take(container.id):
+        held.socket.close()  # the kernel does that for a killed process
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({})
+    assert lab.networks.sandboxes.get(container.id) is None
+    again, _box = await lab.run(ports={"80/tcp": "8080"})
+    assert lab.networks.settings(again.id)["Networks"]["bridge"]["IPAddress"] == "10.201.6.2"
+
+
+@in_lab()
+async def test_links_of_a_crashed_engine_are_found(lab: Lab) -> None:
+    network = await lab.networks.create(CreateNetwork(name="n1"))
+    lab.networks.store.delete_network(network.id)  # as if killed before the row was written
+    lab.crash()
+    lab.begin()
+    await lab.open()
+    with Netlink() as route:
+        assert rt.find_link(route, network.device) is None
+        assert rt.find_link(route, "smpf0") is not None
+
+
+@in_lab()
+async def test_ipv6_is_switched_on_for_a_bridge_in_use(lab: Lab) -> None:
+    web, box = await lab.run()
+    lab.crash()
+    lab.config = replace(lab.config, ipv6=True)
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({web.id: box.pid})
+    later, _box = await lab.run()
+    assert lab.networks.settings(later.id)["Networks"]["bridge"]["GlobalIPv6Address"].startswith("fd")
+    assert (await ping(box, "10.201.6.3")) is True

@@ -11,8 +11,10 @@ import pytest
 
 from sampan import errors
 from sampan.engine.networks import CreateNetwork
+from sampan.engine.networks.records import LEAVING
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
+from sampan.runtime.config import EndpointSettings
 from tests.network.lab import ECHO, Lab, aask, in_lab, lookup, ping
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -163,3 +165,33 @@ async def test_ipv6_is_switched_on_for_a_bridge_in_use(lab: Lab) -> None:
     later, _box = await lab.run()
     assert lab.networks.settings(later.id)["Networks"]["bridge"]["GlobalIPv6Address"].startswith("fd")
     assert (await ping(box, "10.201.6.3")) is True
+
+
+@in_lab()
+async def test_killed_while_a_container_leaves_a_network(lab: Lab) -> None:
+    lab.neighbour().app(ECHO, "tcp", "0.0.0.0", "80", "out")
+    await lab.networks.create(CreateNetwork(name="inner", internal=True))
+    await lab.networks.create(CreateNetwork(name="n1", labels={"sampan.egress": "none"}))
+    both = {name: EndpointSettings() for name in ("inner", "n1")}
+    web, box = await lab.run("inner", networks=both, ports={"80/tcp": "8080"})
+    egress = ["nft", "list", "set", "inet", "sampan_smpf0", "egress4"]
+    listening = ["ss", "-Hltn"]
+    await lab.networks.switchboard.ask({"op": "state"})
+    for command, there in ((egress, "elements"), (listening, ":8080 ")):
+        assert there in subprocess.run(command, capture_output=True, text=True).stdout
+    item = lab.networks.sandboxes.get(web.id)
+    assert item is not None
+    endpoint = next(one for one in item.endpoints if one.network == "n1")
+    endpoint.phase = LEAVING
+    lab.networks.store.save_sandbox(item)
+    lab.crash()
+    lab.begin()
+    await lab.open()
+    await lab.networks.restore({web.id: box.pid})
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["inner"]
+    assert lab.networks.settings(web.id)["Ports"] == {}
+    assert "8080" not in subprocess.run(listening, capture_output=True, text=True).stdout
+    assert "elements" not in subprocess.run(egress, capture_output=True, text=True).stdout
+    assert (await lookup(box, "nosuch.example")) == "SERVFAIL", "the resolver goes on"
+    await lab.networks.connect("bridge", web.name)
+    assert (await aask(box, "tcp", "10.201.7.2", 80)).startswith("out"), "its rules have gone with it"

@@ -376,4 +376,7 @@ async def recover(networks: Networks, item: Sandbox) -> None:
             item.endpoints.remove(endpoint)
             networks.catalog.release(endpoint.network_id, endpoint.addresses())
             hostsfile.remove(path, endpoint.addresses(), item.label)
+        item.egress = _egress(networks, container, item)  # a network's rules come and go with it
+        if networks.publishing.target(item) is None:
+            networks.publishing.abandon(item)
         networks.store.save_sandbox(item)

@@ -318,8 +318,11 @@ class Sandboxes:
                 await self.release(item.container)
                 continue
             item.pid = pid
-            with contextlib.suppress(errors.SampanError, OSError):
-                await connect.recover(self._networks, item)
+            try:
+                with self.changing(item):
+                    await connect.recover(self._networks, item)
+            except (errors.SampanError, OSError) as failure:
+                log.warning("container %s: networks it was joining or leaving: %s", item.name, failure)
             with contextlib.suppress(errors.SampanError, OSError):
                 self._forward(item)
                 self._networks.publishing.open(item)
@@ -328,7 +331,8 @@ class Sandboxes:
         self._sweep_strays()
         own = [item for item in self._live.values() if places.is_private(item.mode)]
         await self._networks.switchboard.restore(
-            [item.container for item in own], [endpoint.id for item in own for endpoint in item.endpoints]
+            {item.container: bool(publishing.bound(item)) for item in own},
+            [endpoint.id for item in own for endpoint in item.endpoints],
         )
         for item in self._live.values():
             await self.mend(item)

@@ -251,14 +251,18 @@ class Switchboard:
             ports = [target.as_list() for target in targets]
             self.tell({"op": "retarget", "container": container, "ports": ports})
 
-    async def restore(self, wanted: Iterable[str], endpoints: Sequence[str]) -> None:
-        """Find out what an older switchboard still does; have it drop other containers and names."""
+    async def restore(self, wanted: Mapping[str, bool], endpoints: Sequence[str]) -> None:
+        """Find out what an older switchboard still does; have it drop other containers and names.
+
+        ``wanted`` says of each container whether it has ports: one that has lost them is dropped, too.
+        """
         if not self.connect():
             return
         with contextlib.suppress(OSError):
             self._known = await self._submit({"op": "state"})
-            for container in set(self._known) - set(wanted):
-                await self.drop(container)
+            for container, known in list(self._known.items()):
+                if container not in wanted or (known["ports"] and not wanted[container]):
+                    await self.drop(container)
             self.tell({"op": "retain", "endpoints": endpoints})
 
     def lacking(self, container: str, ports: bool, resolver: bool) -> tuple[bool, bool]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sampan import errors
 from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache, Row
+from sampan.engine import patterns
 from sampan.engine.buildmounts import CacheMounts
 from sampan.engine.containers.timestamps import rfc3339
 from sampan.images.store import ImageStore
@@ -100,7 +101,7 @@ def _fits(entry: Entry, name: str, values: Sequence[str]) -> bool:
         return flags[name] == (value.lower() not in ("false", "0"))
     if name == "id":
         try:
-            return re.search(value, entry.id) is not None
+            return patterns.compiled(value).search(entry.id) is not None
         except re.error:
             raise errors.InvalidParameter(f"invalid filter 'id={value}'") from None
     if name == "parent":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sampan import errors
+from sampan.engine import patterns
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.engine.containers.states import STATUSES
@@ -96,7 +97,7 @@ def _by_name(containers: Containers, values: list[str]) -> Test:
 def _pattern(text: str) -> re.Pattern[str]:
     """A regular expression; what is none is taken literally, as Docker does."""
     try:
-        return re.compile(text)
+        return patterns.compiled(text)
     except re.error:
         return re.compile(re.escape(text))
 

@@ -219,7 +219,7 @@ def explain(old: Inputs | None, new: Inputs) -> tuple[str, ...]:
     reasons += _compared("variable", old.variables, new.variables)
     reasons += _compared("file", old.files, new.files)
     if old.content != new.content and not any(r.startswith("file ") for r in reasons):
-        reasons.append("the content of its sources changed")
+        reasons.append("the content, modes or owners of its sources changed")
     if old.below != new.below:
         reasons.append("what it builds on changed")
     return tuple(reasons) or ("its result is no longer in the store, or the cache was pruned",)

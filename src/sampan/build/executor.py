@@ -17,7 +17,7 @@ from sampan.build import imageconfig
 from sampan.build import instructions as ins
 from sampan.build.cache import Hit, Inputs, explain, opaque
 from sampan.build.context import Context
-from sampan.build.diagnostics import Span
+from sampan.build.diagnostics import Span, nearest
 from sampan.build.failure import BuildFailed, located
 from sampan.build.grammar import parse_instruction
 from sampan.build.image import Image, scratch, timestamp
@@ -125,9 +125,18 @@ class Build:
             task = self._stages[index] = asyncio.create_task(self._build_stage(index))
         return task
 
-    def tell(self, kind: Kind, vertex: int, text: str = "", **more: object) -> None:
+    def tell(
+        self,
+        kind: Kind,
+        vertex: int,
+        text: str = "",
+        *,
+        data: bytes = b"",
+        stream: int = 1,
+        reasons: tuple[str, ...] = (),
+    ) -> None:
         """Emit an event."""
-        self.emit(Event(kind, vertex, text, **more))  # type: ignore[arg-type]
+        self.emit(Event(kind, vertex, text, data, stream, reasons))
 
     def scratch_directory(self) -> Path:
         """A fresh directory for one step's upper directory, downloads and the like."""
@@ -414,9 +423,16 @@ class Build:
                 name, self.platform, self.options.pull, lambda text: self.tell("note", run.vertex, text)
             )
         except SampanError as error:
-            later = self.file.find(name)
-            hint = f"Stage {name} comes later in the file." if later else error.hint
+            hint = self._other_stage(name, run) or error.hint
             raise BuildFailed(f"invalid from flag value {name}: {error.message}", hint=hint) from error
+
+    def _other_stage(self, name: str, run: StageRun) -> str:
+        """What ``--from=name``, which is no image either, may have meant."""
+        if self.file.find(name):
+            return f"Stage {name} comes later in the file."
+        earlier = self.file.stages[: run.plan.stage.index]
+        close = nearest(name, [stage.base.stage for stage in earlier if stage.base.stage])
+        return f"did you mean stage {close}?" if close else ""
 
     def _check_from(self, name: str, run: StageRun) -> None:
         """Refuse what means a stage that can't be: this one, or a number that none has."""

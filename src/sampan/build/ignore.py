@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sampan.build.glob import Glob
 from sampan.errors import InvalidParameter
 
-_FIRST_PART = re.compile(r"\**(?:\\.|\[[^\]]*\]|[^*])*", re.DOTALL)
+_FIRST_PART = re.compile(r"\A\**(?:\\.|\[[^\]]*\]|[^*])*", re.DOTALL)
 """A pattern up to the first star that isn't its first sign (and not in a class)."""
 _REMEMBERED = 4096
 """Directories."""
@@ -133,7 +133,7 @@ def _pattern(text: str, number: int, name: str) -> Pattern:
         raise InvalidParameter('illegal exclusion pattern: "!"', hint=f"{name}:{number}")
     try:
         # Beyond the first * Docker's check of the syntax doesn't look.
-        Glob(_FIRST_PART.match(cleaned)[0])  # type: ignore[index]
+        Glob("".join(_FIRST_PART.findall(cleaned)))
         glob = Glob(cleaned, "ignore")
     except InvalidParameter as error:
         raise InvalidParameter(f"{error.message}: {text}", hint=f"{name}:{number}") from None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 
 class PiecesReader(io.RawIOBase):
@@ -17,9 +21,9 @@ class PiecesReader(io.RawIOBase):
         """True."""
         return True
 
-    def readinto(self, buffer: object) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill ``buffer`` as far as the next piece goes; 0 at the end."""
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        target = memoryview(buffer).cast("B")
         while not self._rest:
             piece = next(self._pieces, None)
             if piece is None:

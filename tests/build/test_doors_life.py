@@ -68,6 +68,7 @@ def test_check_directive(door: Door) -> None:
     assert "[Warning]" not in door.build(warned.format("# check=skip=all\n")).text
     failed = door.build(warned.format("# check=error=true;skip=WorkdirRelativePath\n"))
     assert failed.status == 400 and "lint violation found for rules: MaintainerDeprecated" in failed.error
+    assert failed.error.endswith("(line 3)")
     checked = door.build(warned.format(""), check=1)
     assert [one["RuleName"] for one in checked.aux("sampan.check")[0]["Warnings"]] == [
         "MaintainerDeprecated",

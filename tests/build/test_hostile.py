@@ -154,6 +154,7 @@ def test_links_that_lead_out_or_nowhere(bench: Bench, files: dict[str, Any], cop
     with pytest.raises(SampanError) as caught:
         asyncio.run(bench.build({"Dockerfile": f"FROM base\nCOPY {copy} /x\n", **files}))
     assert "file not found in build context" in caught.value.message, caught.value.message
+    assert copy != "l" or caught.value.hint.endswith("l is a symbolic link to what the context has not.")
 
 
 def test_dangling_links_are_copied_and_written_through(bench: Bench) -> None:

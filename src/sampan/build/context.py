@@ -47,6 +47,7 @@ class Context:
         self.digests: dict[str, str] = {}
         self.plain = True
         self.ignore: Ignore | None = None
+        self._ignore_name = ""
         self._memo = memo
         self._archive: list[bytes] | None = None
         self._ignored_by = ""
@@ -205,6 +206,7 @@ class Context:
             data = self.read(name)
             if data is not None:
                 self.ignore = Ignore.parse(data, name)
+                self._ignore_name = name
                 self._ignored_by = f"{name} {hashlib.sha256(data).hexdigest()}"
                 break
         if self.ignore is None:
@@ -256,12 +258,16 @@ class Context:
             file.write(data)
 
     def explain_missing(self, path: str) -> str:
-        """Why ``path`` may be missing: the ignore file's line that leaves it out, or the nearest name."""
+        """Why ``path`` may be missing: the ignore file's line that leaves it out, a link to what isn't in the
+        context, or the nearest name.
+        """
         wanted = posixpath.normpath(path.lstrip("/"))
         pattern = self.ignore.reason(wanted) if self.ignore else None
         if pattern is not None and not pattern.exclusion:
-            return f"{IGNORE_NAME}:{pattern.line} leaves it out: {pattern.text}"
+            return f"{self._ignore_name}:{pattern.line} leaves it out: {pattern.text}"
         close = self._nearest(wanted)
+        if close == wanted:
+            return f"{wanted} is a symbolic link to what the context has not."
         return f"did you mean {close}?" if close else ""
 
     def _nearest(self, path: str) -> str:

@@ -285,7 +285,7 @@ def _run(line: _Line) -> ins.Run:
     network = line.text_flag("network")
     security = line.text_flag("security")
     if "device" in line.flags:
-        raise line.error("the --device flag is not supported: this engine doesn't read CDI specifications")
+        raise line.error("the --device flag is not supported: steps of a build are given no devices")
     line.no_more_flags(("mount", "network", "security"))
     if network and network not in ("default", "none", "host") and "$" not in network:
         raise line.error(f"invalid network mode: {network}")

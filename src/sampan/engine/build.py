@@ -205,7 +205,9 @@ class Builder:
         job = Job(directory, context, file, plan, options, names)
         job.warnings = lint.check(file, options, context.ignore, self._base_env)
         if job.warnings and lint.fails(file, options) and not options.check:
-            raise errors.InvalidParameter(f"lint violation found for rules: {lint.names(job.warnings)}")
+            hint = "\n".join(one.text for one in job.warnings)
+            rules = lint.names(job.warnings)
+            raise errors.InvalidParameter(f"lint violation found for rules: {rules}", hint=hint)
         return job
 
     def _base_env(self, reference: str) -> set[str] | None:

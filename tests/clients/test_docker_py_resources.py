@@ -203,3 +203,23 @@ def test_low_level(client: Any, unique: str) -> None:
     assert api.networks(names=["bridge"])[0]["Driver"] == "bridge"
     assert api.images("busybox", quiet=True)
     assert api.history("busybox")
+
+
+def test_files_go_into_volumes_before_any_start(client: Any, unique: str) -> None:
+    """The image has no directory for the volumes; ``docker create`` and ``docker cp`` fill them all the same."""
+    binds = [f"{unique}-inner:/fill/inner", f"{unique}:/fill"]
+    box = client.containers.create("busybox", volumes=binds)
+    try:
+        assert box.put_archive("/fill", tar_of({"outer": b"1"}))
+        assert box.put_archive("/fill/inner", tar_of({"deep": b"2"}))
+        seen = client.containers.run(
+            "busybox",
+            ["cat", "/a/outer", "/b/deep"],
+            volumes=[f"{unique}:/a", f"{unique}-inner:/b"],
+            remove=True,
+        )
+        assert seen == b"12"
+    finally:
+        box.remove(force=True)
+        for name in (unique, f"{unique}-inner"):
+            client.volumes.get(name).remove()

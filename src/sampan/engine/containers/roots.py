@@ -7,6 +7,7 @@ descriptor of that root while the thread waits; when it ends, the kernel takes a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from sampan.engine.containers.record import Container
 from sampan.kernel import mounts, namespaces, paths
 
 _CLONE_FS = 0x200
+_ENGINE_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 T = TypeVar("T")
 
@@ -82,8 +84,7 @@ def open_root(containers: Containers, container: Container) -> View:
     """The container's root with its volumes, binds and the files that the engine mounts in."""
     points = [(point.destination, point.source) for point in container.mounts if point.type != "tmpfs"]
     state = containers.state_dir(container.id)
-    for name in ("hosts", "hostname", "resolv.conf"):
-        points.append((f"/etc/{name}", str(state / name)))
+    points += [(path, str(state / Path(path).name)) for path in _ENGINE_FILES]
     return View(lambda: _assemble(containers, container, points))
 
 
@@ -97,7 +98,9 @@ def _assemble(containers: Containers, container: Container, points: list[tuple[s
         with _descriptor("/", os.O_PATH) as top:
             # On "/" of the copied namespace: only lookups from the new mount's own descriptor see it.
             mounts.attach(tree, top)
-        for destination, source in points:
+        for destination, source in sorted(points):  # an outer one doesn't cover an inner one
+            if not container.running and destination not in _ENGINE_FILES:
+                _make_place(tree, destination, source)
             _bind(tree, destination, source)
     except BaseException:
         os.close(tree)
@@ -135,6 +138,14 @@ def _descriptor(path: str, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _make_place(root: int, destination: str, source: str) -> None:
+    """Where the image has nothing to mount on: a start would make it, and a copy may come before any start."""
+    make = paths.make_directories if Path(source).is_dir() else paths.make_file
+    if Path(source).exists():
+        with contextlib.suppress(OSError):
+            os.close(make(root, destination))
 
 
 def _bind(root: int, destination: str, source: str) -> None:

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -289,7 +289,7 @@ class Build:
         self, run: StageRun, name: str, created_by: str, comment: str, config: imageconfig.Config | None
     ) -> None:
         """Add an entry without a layer; the cache keeps its time, so an equal build gives the same id."""
-        inputs = Inputs(name, run.image.id, {"instruction": comment})
+        inputs = self.inputs(name, run.image.id, {"instruction": comment})
         hit = await self.cached(run, inputs)
         if hit is None:
             hit = Hit(None, timestamp(self.epoch))
@@ -299,7 +299,7 @@ class Build:
     async def _workdir(self, run: StageRun, one: ins.Text) -> None:
         config = run.image.changed_config()
         path = imageconfig.set_workdir(config, run.scope.expander(run.env).word(one.value))
-        inputs = Inputs(one.name, run.image.chain or "", {"directory": path})
+        inputs = self.inputs(one.name, run.image.chain or "", {"directory": path})
         created_by = imageconfig.nop_close(run.image.config, f"WORKDIR {path}")
 
         async def make() -> Made:
@@ -374,6 +374,11 @@ class Build:
         layers = self.worker.layers
         stream = io.BufferedReader(PiecesReader(layers.tar(layer.chain_id)))
         return layers.apply(parent, stream, diff_id=layer.diff_id)
+
+    def inputs(self, kind: str, below: str, values: Mapping[str, object]) -> Inputs:
+        """What a step depends on; SOURCE_DATE_EPOCH as well, which its times are by."""
+        dated = {} if self.epoch is None else {"SOURCE_DATE_EPOCH": self.epoch}
+        return Inputs(kind, below, {**values, **dated})
 
     async def cached(self, run: StageRun, inputs: Inputs) -> Hit | None:
         """The cache's answer for a step; tells the client, and why not when it isn't there."""

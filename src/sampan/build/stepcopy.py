@@ -11,6 +11,7 @@ import re
 import stat
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,7 +216,7 @@ class CopyStep:
         return True
 
     def _alias(self, chain: str) -> Inputs:
-        return Inputs("COPY --from", self._below(), {**self._values(), "source": chain})
+        return self.build.inputs("COPY --from", self._below(), {**self._values(), "source": chain})
 
     # -- what goes in -----------------------------------------------------------------------------------
 
@@ -251,7 +252,8 @@ class CopyStep:
     def _inputs(self, copied: Copied) -> Inputs:
         values = self._values()
         del values["sources"]
-        return Inputs(self.one.name, self._below(), values, {}, copied.files, copied.content)
+        inputs = self.build.inputs(self.one.name, self._below(), values)
+        return replace(inputs, files=copied.files, content=copied.content)
 
     def _target(self) -> str:
         """The destination as an absolute path; a trailing slash (also for ``.``) says it is a directory."""

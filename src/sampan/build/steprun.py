@@ -101,7 +101,8 @@ class RunStep:
         files: dict[str, str] = {}
         if self.mounts:
             values["mounts"] = [await self._mount_identity(mount, files) for mount in self.mounts]
-        return Inputs("RUN", self.run.image.chain or "", values, variables, files)
+        inputs = self.build.inputs("RUN", self.run.image.chain or "", values)
+        return replace(inputs, variables=variables, files=files)
 
     async def _mount_identity(self, mount: ins.MountSpec, files: dict[str, str]) -> list[str]:
         """What of a mount decides the result: a bind's content, anything else's place only."""

@@ -121,6 +121,18 @@ async def test_control_that_begins_ends_what_was_under_way(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_what_a_controlled_container_leaves_behind_sends_nothing(lab: Lab) -> None:
+    container, box = await lab.run(config=controlled("none"))
+    with subprocess.Popen(box.command("sleep", "30")) as stays:  # as packets that wait for an ARP answer do
+        await lab.stop(container)
+        shown = subprocess.run(
+            ["ip", "-o", "link", "show", "master", "smpf0"], capture_output=True, text=True
+        )
+        stays.kill()
+    assert shown.stdout == "", "its link has gone with its rules"
+
+
+@in_lab()
 async def test_rules_in_a_namespace_of_somebody_else_are_refused(lab: Lab) -> None:
     web, _box = await lab.run()
     joining = lab.container(f"container:{web.name}", config=controlled("none"))

@@ -264,20 +264,30 @@ class Sandboxes:
         self._networks.links.released(item)
         await self._networks.switchboard.drop(container)
         self._networks.publishing.close(item)
+        if item.pid:
+            await self._end_links(item)
         with contextlib.suppress(errors.SampanError, OSError):
             self._networks.guard.release(item)
-        shared = self._networks.shared(item)
         for endpoint in item.endpoints:
-            if endpoint.outer and item.pid and shared:
-                await _end_link(endpoint.outer)  # before somebody else gets its addresses
-            elif endpoint.outer and item.pid:
-                self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + _SWEEP_AFTER
             self._networks.catalog.release(endpoint.network_id, endpoint.addresses())
         self._networks.store.delete_sandbox(container)
         if item.pid:
             for endpoint in item.endpoints:
                 self._networks.publish_endpoint("disconnect", endpoint, container)
         self._begin_sweep()
+
+    async def _end_links(self, item: Sandbox) -> None:
+        """Links go with their namespace, sooner or later.
+
+        At once where somebody else is in it, before another gets its addresses; and where rules end with the
+        container: its kernel may have packets left to send (what waits for an ARP answer keeps a namespace).
+        """
+        at_once = item.egress is not None or self._networks.shared(item)
+        for endpoint in item.endpoints:
+            if endpoint.outer and at_once:
+                await _end_link(endpoint.outer)
+            elif endpoint.outer:
+                self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + _SWEEP_AFTER
 
     def _begin_sweep(self) -> None:
         if self._leaving and (self._sweeper is None or self._sweeper.done()):

@@ -411,12 +411,12 @@ async def _stop_to_restart(
 async def stop_for_shutdown(containers: Containers, container: Container, timeout: int) -> None:
     """Stop a container because the engine ends: for its restart policy nobody stopped it.
 
-    It has its own stop timeout, where it says one; else ``timeout`` seconds.
+    It has its own stop timeout, where it says one; else ten seconds, or ``timeout`` if that is less (and no -1).
     """
-    live = containers.live(container)
-    if container.config.stop_timeout is not None:
-        timeout = container.config.stop_timeout
-    await stop_running(containers, container, live, timeout=timeout, by_user=False)
+    grace = stop_timeout(container, None)
+    if container.config.stop_timeout is None and timeout >= 0:
+        grace = min(grace, timeout)
+    await stop_running(containers, container, containers.live(container), timeout=grace, by_user=False)
 
 
 async def pause(containers: Containers, reference: str) -> None:

@@ -77,6 +77,18 @@ async def _asking(engine: Engine, work: Callable[[], T]) -> T:
         _let_go(engine)
 
 
+async def _progress(
+    engine: Engine, action: str, reference: Reference, work: Callable[[threads.Report], None]
+) -> AsyncIterator[dict[str, Any]]:
+    """``threads.progress``, and an event when it is done."""
+    try:
+        async for found in threads.progress(work):
+            yield found
+    finally:
+        _let_go(engine)
+    _tell(engine, action, reference)
+
+
 def _tell(engine: Engine, action: str, reference: Reference) -> None:
     """Publish what was done; with the image's labels, where the name stands for an image here."""
     try:
@@ -149,12 +161,8 @@ async def pull(
                     raise
                 report({"status": f"Skipped {name.familiar}: {error.message}"})
 
-    try:
-        async for found in threads.progress(work):
-            yield found
-    finally:
-        _let_go(engine)
-    _tell(engine, "pull", reference)
+    async for found in _progress(engine, "pull", reference, work):
+        yield found
 
 
 def _every_tag(engine: Engine, reference: Reference, login: Mapping[str, str]) -> list[Reference]:
@@ -271,9 +279,5 @@ async def push(
             with engine.leases.working():
                 pushing.push(engine.images, transport, reference, report, at_once=at_once, platform=platform)
 
-        try:
-            async for found in threads.progress(work):
-                yield found
-        finally:
-            _let_go(engine)
-        _tell(engine, "push", reference)
+        async for found in _progress(engine, "push", reference, work):
+            yield found

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sampan import errors
+from sampan.engine.networks.endpoints import DEFAULT
 from sampan.engine.networks.records import NetworkRecord, Store, Subnet
 from sampan.network.ipam import Address, AddressSpace, Network, Pool
 
@@ -43,7 +44,9 @@ class Catalog:
         """As :meth:`find`; NotFound "network x not found"."""
         found = self.find(reference)
         if found is None:
-            raise errors.NotFound(f"network {reference} not found")
+            # The default network is missing from an engine with --bridge none only.
+            hint = "This engine has no default network: say --network none, host or one of yours."
+            raise errors.NotFound(f"network {reference} not found", hint=hint if reference == DEFAULT else "")
         return found
 
     def load(self, networks: Iterable[NetworkRecord]) -> None:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sampan import errors
-from sampan.engine.networks.endpoints import DEFAULT
-from sampan.engine.networks.records import NetworkRecord, Store, Subnet
+from sampan.engine.networks.records import DEFAULT, NetworkRecord, Store, Subnet
 from sampan.network.ipam import Address, AddressSpace, Network, Pool
 
 _HEX = re.compile(r"[0-9a-f]{1,64}\Z")

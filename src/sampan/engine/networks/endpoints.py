@@ -9,14 +9,13 @@ from typing import Any
 
 from sampan import errors
 from sampan.engine.networks.catalog import Catalog
-from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
+from sampan.engine.networks.records import DEFAULT, Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import SandboxRequest
 from sampan.network.ipam import Address
 from sampan.network.macaddr import parse_mac, random_mac
 from sampan.network.options import DEFAULT_GATEWAY, ENDPOINT_IFNAME, endpoint_sysctls
 from sampan.runtime.config import EndpointIPAMConfig, EndpointSettings
 
-DEFAULT = "bridge"
 SHARED = (
     "container sharing network namespace with another container or host "
     "cannot be connected to any other network"

@@ -20,6 +20,8 @@ _SCHEMA = [
 ]
 
 
+DEFAULT = "bridge"
+"""The network of containers that ask for none."""
 JOINING, LEAVING = "joining", "leaving"
 
 

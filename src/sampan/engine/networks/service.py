@@ -22,7 +22,7 @@ from sampan.engine.networks.guard import Guard
 from sampan.engine.networks.links import Links
 from sampan.engine.networks.names import Names, check_extra_hosts
 from sampan.engine.networks.publishing import Publishing
-from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, Store
+from sampan.engine.networks.records import DEFAULT, Endpoint, NetworkRecord, Sandbox, Store
 from sampan.engine.networks.refusals import Refusals
 from sampan.engine.networks.sandboxes import Sandboxes
 from sampan.engine.networks.types import Containers, Events, Prepared, SandboxRequest
@@ -134,7 +134,7 @@ class Networks:
     @property
     def default(self) -> NetworkRecord | None:
         """The default bridge; None for an engine without one (--bridge none)."""
-        return self.catalog.find(places.DEFAULT)
+        return self.catalog.find(DEFAULT)
 
     def host_gateways(self) -> list[str]:
         """The addresses that ``host-gateway`` stands for: those of the configuration, or the default bridge's."""
@@ -228,7 +228,7 @@ class Networks:
             network_id = network.id if network else settings.network_id
             shown[title] = places.shown(settings, network_id, live if item and item.pid else None)
         running = item if item and item.pid else None
-        main = shown.get(places.DEFAULT) or places.shown(EndpointSettings(), "", None)
+        main = shown.get(DEFAULT) or places.shown(EndpointSettings(), "", None)
         return {
             "SandboxID": running.id if running else "",
             "SandboxKey": self.sandboxes.key(running) if running else "",

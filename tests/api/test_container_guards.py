@@ -34,9 +34,11 @@ def test_an_image_is_of_one_platform(sampand: Daemon, busybox: str, tmp_path: Pa
 
 
 def test_variables_of_an_exec_replace_the_containers_in_their_places(sampand: Daemon, busybox: str) -> None:
-    flags = ["-e", "A=1", "-e", "B=2", "-e", "C=3"]
-    sampand.docker("run", "-d", "--name", "vars", "--network", "none", *flags, busybox, "sleep", "100")
+    # By HTTP: docker's client sends what several -e name in any order.
+    wanted = {"Image": busybox, "Cmd": ["sleep", "100"], "Env": ["A=1", "B=2", "C=3"]}
+    sampand.json("POST", "/containers/create?name=vars", {**wanted, "HostConfig": {"NetworkMode": "none"}})
     try:
+        sampand.docker("start", "vars")
         done = sampand.docker(
             "exec", "-e", "B=new", "-e", "D=4", "-e", "C", "vars", "env"
         ).stdout.splitlines()

@@ -20,6 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes is the machine's affair, not the test's; the same examples each time. A search for
+# new ones: HYPOTHESIS_PROFILE=default, or --hypothesis-seed with it.
+settings.register_profile(
+    "sampan", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "sampan"))
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -66,9 +74,10 @@ class Daemon:
         self.socket = str(self.dir / "s")
         self.host = f"unix://{self.socket}"
         self.bridge = f"smt{os.getpid() % 10000}x{number}"
-        self.bip = f"10.{210 + number % 40}.{os.getpid() % 250}.1/24"
+        # The session's daemon, the first, shares its network with no later one.
+        self.bip = f"10.{211 + number % 39 if number else 210}.{os.getpid() % 250}.1/24"
         self.flags = flags
-        self.patience = 20.0  # seconds for its start
+        self.patience = 60.0  # seconds for its start, and for its end
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,10 +130,10 @@ class Daemon:
         assert self.process is not None
         self.process.terminate()
         try:
-            code = self.process.wait(30)
+            code = self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise RuntimeError(f"sampand did not end on SIGTERM in 30 s:\n{self.log()}") from None
+            raise RuntimeError(f"sampand did not end on SIGTERM in {self.patience} s:\n{self.log()}") from None
         self.process = None
         return code
 

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes is the machine's affair, not the test's; the same examples each time. A search for
-# new ones: HYPOTHESIS_PROFILE=default, or --hypothesis-seed with it.
+# How long an example takes is the machine's affair, not the test's, and a run tries the same examples as the
+# one before. HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile(
     "sampan", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -74,8 +74,8 @@ class Daemon:
         self.socket = str(self.dir / "s")
         self.host = f"unix://{self.socket}"
         self.bridge = f"smt{os.getpid() % 10000}x{number}"
-        # The session's daemon, the first, shares its network with no later one.
-        self.bip = f"10.{211 + number % 39 if number else 210}.{os.getpid() % 250}.1/24"
+        # Not where tests put networks of their own; the session's daemon, the first, shares with no later one.
+        self.bip = f"10.{121 + number % 39 if number else 120}.{os.getpid() % 250}.1/24"
         self.flags = flags
         self.patience = 60.0  # seconds for its start, and for its end
         self.process: subprocess.Popen[bytes] | None = None
@@ -133,7 +133,9 @@ class Daemon:
             code = self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise RuntimeError(f"sampand did not end on SIGTERM in {self.patience} s:\n{self.log()}") from None
+            raise RuntimeError(
+                f"sampand did not end on SIGTERM in {self.patience} s:\n{self.log()}"
+            ) from None
         self.process = None
         return code
 

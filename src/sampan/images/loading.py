@@ -337,7 +337,7 @@ class _Plan:
     def _group(self, entry: Descriptor) -> _Group | None:
         """The images that an entry stands for, None when it is something else (NotFound: the platform)."""
         raw = self._loader.document(_path(entry.digest))
-        kind = documents.media_type_of(raw, entry.media_type)
+        kind = documents.checked_type(raw, entry.media_type)
         if kind in documents.MANIFESTS:
             return _Group([self._wanted(raw)], [])
         if kind not in documents.INDEXES:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sampan.errors import InvalidParameter, NotFound
 from sampan.storage import digest as digests
@@ -30,6 +31,12 @@ SCHEMA1 = (
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)
+_NAMES: dict[tuple[str, ...], str] = {
+    MANIFESTS: "an image's",
+    INDEXES: "an index's",
+    SCHEMA1: "those of Docker's schema 1",
+}
+_GENERAL = ("", "application/json", "application/octet-stream", "text/plain")  # servers that know no kinds
 _T = TypeVar("_T")
 LIMIT = 4 << 20  # bytes of one document, as the distribution-spec wants registries to accept
 
@@ -76,27 +83,66 @@ class Index(msgspec.Struct, rename="camel"):
     media_type: str = ""
 
 
-def media_type_of(raw: bytes, declared: str = "") -> str:
-    """The kind of a document: what it says itself, else what its fields tell, else ``declared``."""
-    try:
-        document = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise InvalidParameter(f"invalid manifest: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidParameter("invalid manifest: not an object")
-    said = document.get("mediaType")
-    found = said if isinstance(said, str) and said else declared.partition(";")[0].strip()
-    if "manifests" in document and "layers" not in document:
-        return found if found in INDEXES else OCI_INDEX
-    if "layers" in document and "config" in document and "manifests" not in document:
-        return found if found in MANIFESTS else OCI_MANIFEST
-    if document.get("schemaVersion") == 1:
-        return SCHEMA1[0]
-    raise InvalidParameter("invalid manifest: neither an image nor an index")
+class _Shape(msgspec.Struct, rename="camel"):
+    """The fields that tell what a document is; their values don't matter here, not even null."""
+
+    media_type: Any = None
+    schema_version: Any = None
+    config: msgspec.Raw | UnsetType = UNSET
+    layers: msgspec.Raw | UnsetType = UNSET
+    manifests: msgspec.Raw | UnsetType = UNSET
+    fs_layers: msgspec.Raw | UnsetType = UNSET
+
+    @property
+    def said(self) -> str:
+        """The kind that the document says it is."""
+        return self.media_type if isinstance(self.media_type, str) else ""
+
+    def kinds(self) -> tuple[str, ...]:
+        """What the document can be by its fields (InvalidParameter)."""
+        if self.schema_version == 1 or self.fs_layers is not UNSET:
+            return SCHEMA1
+        if self.manifests is not UNSET and (self.config is not UNSET or self.layers is not UNSET):
+            # One client would run the image, another one what the index leads to (CVE-2021-41190).
+            raise InvalidParameter("invalid manifest: it is both an image and an index")
+        if self.manifests is not UNSET:
+            return INDEXES
+        if self.config is not UNSET and self.layers is not UNSET:
+            return MANIFESTS
+        raise InvalidParameter("invalid manifest: neither an image nor an index")
+
+
+def media_type_of(raw: bytes) -> str:
+    """The kind of a document that is here: what it says itself when its fields are of that kind, else OCI's.
+
+    InvalidParameter for one that is no manifest or could be taken for two kinds.
+    """
+    shape = _decode(raw, _Shape)
+    kinds = shape.kinds()
+    return shape.said if shape.said in kinds else kinds[0]
+
+
+def checked_type(raw: bytes, declared: str) -> str:
+    """The same of a document from elsewhere; ``declared`` is the Content-Type or descriptor that it came with.
+
+    InvalidParameter unless its fields, what it says itself and ``declared`` agree (distribution-spec, "Pulling
+    manifests"). A Docker's for an OCI's of the same form is let pass, as are a web server's general types.
+    """
+    shape = _decode(raw, _Shape)
+    kinds = shape.kinds()
+    declared = declared.partition(";")[0].strip()
+    claims = [shape.said, "" if declared in _GENERAL else declared]
+    for claim, how in zip(claims, ("says that it is", "came as"), strict=True):
+        if claim and claim not in kinds:
+            raise InvalidParameter(
+                f"invalid manifest: it {how} {claim[:200]}, its fields are {_NAMES[kinds]}"
+            )
+    return next((claim for claim in claims if claim), kinds[0])
 
 
 def parse_manifest(raw: bytes) -> Manifest:
     """A manifest (InvalidParameter); every digest in it is checked for its form."""
+    _expect(raw, MANIFESTS)
     manifest = _decode(raw, Manifest)
     for descriptor in (manifest.config, *manifest.layers):
         _check(descriptor)
@@ -105,10 +151,17 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 def parse_index(raw: bytes) -> Index:
     """An index or manifest list (InvalidParameter)."""
+    _expect(raw, INDEXES)
     index = _decode(raw, Index)
     for descriptor in index.manifests:
         _check(descriptor)
     return index
+
+
+def _expect(raw: bytes, kinds: tuple[str, ...]) -> None:
+    found = _decode(raw, _Shape).kinds()
+    if found != kinds:
+        raise InvalidParameter(f"invalid manifest: its fields are {_NAMES[found]}, not {_NAMES[kinds]}")
 
 
 def _decode(raw: bytes, kind: type[_T]) -> _T:

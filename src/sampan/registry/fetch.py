@@ -33,7 +33,10 @@ class Remote:
 
 
 def resolve(transport: Transport, reference: Reference, what: str = "") -> Remote:
-    """The document that a tag or digest names (NotFound "manifest for x not found: …")."""
+    """The document that a tag or digest names (NotFound "manifest for x not found: …").
+
+    InvalidParameter for one that is ambiguous or isn't what its Content-Type says.
+    """
     target = what or reference.digest or reference.tag
     path = f"/v2/{reference.path}/manifests/{target}"
     response = transport.request("GET", path, scope(reference), headers={"Accept": _ACCEPT})
@@ -46,7 +49,7 @@ def resolve(transport: Transport, reference: Reference, what: str = "") -> Remot
         said = target  # what the registry says itself may be another algorithm's
     if digests.valid(said) and _digest(raw, said.partition(":")[0]) != said:
         raise errors.SystemFailure(f"manifest verification failed for digest {said}")
-    return Remote(raw, documents.media_type_of(raw, response.headers.get("Content-Type", "")), found)
+    return Remote(raw, documents.checked_type(raw, response.headers.get("Content-Type", "")), found)
 
 
 def _digest(raw: bytes, algorithm: str) -> Digest:

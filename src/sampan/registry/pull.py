@@ -82,6 +82,8 @@ class Puller:
         report({"status": f"Digest: {remote.digest}"})
         state = "Downloaded newer image" if newer else "Image is up to date"
         report({"status": f"Status: {state} for {reference.familiar}"})
+        if platform is not None and not index and _is_other(image.platform, platform):
+            report({"status": f"WARNING: {_other_platform(reference, image, platform)}"})
         return Pulled(image, remote.digest, newer)
 
     def _name(self, reference: Reference, digest: Digest, image: Image, index: Digest, newer: bool) -> bool:
@@ -239,6 +241,7 @@ class _One:
             raise errors.SystemFailure(
                 f"{entry.digest} has {len(found.raw)} bytes, the manifest list says {entry.size}"
             )
+        documents.checked_type(found.raw, entry.media_type)
         return found
 
     def _is_image(self, entry: Descriptor, member: Remote) -> bool:
@@ -402,6 +405,18 @@ class _One:
             if self._ending.is_set():
                 raise _Stopped
             yield piece
+
+
+def _is_other(platform: Platform, wanted: Platform) -> bool:
+    return bool(platform.architecture) and not documents.fits(platform, wanted)
+
+
+def _other_platform(reference: Reference, image: Image, wanted: Platform) -> str:
+    """dockerd's words for an image for one platform that another one was asked of."""
+    return (
+        f"image with reference {reference.familiar} was found but its platform ({image.platform}) "
+        f"does not match the specified platform ({wanted})"
+    )
 
 
 def _check_image(reference: Reference, manifest: Manifest) -> None:

@@ -154,3 +154,5 @@ def test_patterns_never_crash(pattern: str, path: str) -> None:
 def test_patterns_never_hang() -> None:
     assert not Glob("*a" * 200 + "b").match("a" * 4000)
     assert not Glob("**/a/" * 100 + "b", "ignore").match("a/" * 1000)
+    for pattern in ("**/a/" * 100 + "b", "?{900}b", "*a" * 200 + "|b", "[a]{500}[^b]{500}|*b"):
+        assert not Ignore.parse(pattern.encode()).excludes("aa/" * 250 + "a")

@@ -47,6 +47,14 @@ IGNORE_FILES = [
     "a**[-a]\nb/**\n",
     "\ufeffa b\né*\n*.B\n",
     "a\\*\na?b\n.*\n+\n(a)\n$\n",
+    # What Docker's matcher leaves to the regular expression that it makes.
+    "f?|^f[a-b]\n",
+    "f[^ab]|b*$\n!a|?b\n",
+    "^f*\nf^?\n?{2}\n",
+    "fa?{0,2}b\n",
+    "\\w\n[[:punct:]]\n",
+    "f[\\W]\n\\x66\\W\n",
+    "[*]\n?[a?]\n",
 ]
 
 

@@ -4,19 +4,27 @@ The rules (Docker's documentation, "Build context", ".dockerignore files"): patt
 a leading slash is dropped, ``**`` matches any number of directories, ``!`` takes a path back in, and the
 last pattern that matches a path or one of its parents decides. A directory that is left out isn't looked into
 unless a ``!`` pattern begins with its very name.
+
+Docker makes a regular expression of a pattern with wildcards, brackets or backslashes, and doesn't escape all
+that means something there: ``a|b*`` is a choice, ``?{2}`` two letters, ``\\d`` a digit (moby/patternmatcher).
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sampan.build.glob import Glob
+from sampan.build.glob import MAX_PATTERN, Glob
 from sampan.errors import InvalidParameter
+from sampan.goregexp import Regexp, RegexpError
 
 _FIRST_PART = re.compile(r"\A\**(?:\\.|\[[^\]]*\]|[^*])*", re.DOTALL)
 """A pattern up to the first star that isn't its first sign (and not in a class)."""
+_TOKEN = re.compile(
+    r"(?P<deep>\*\*/?)|(?P<star>\*)|(?P<one>\?)|(?P<sign>[.+()$])|\\(?P<after>.)|(?P<other>.)", re.DOTALL
+)
 _REMEMBERED = 4096
 """Directories."""
 
@@ -29,14 +37,8 @@ class Pattern:
     line: int
     exclusion: bool
     cleaned: str
-    glob: Glob
-    suffix: str | None
-
-    def match(self, path: str) -> bool:
-        """Whether ``path`` itself (not a parent of it) is matched."""
-        if self.suffix is not None:
-            return path.endswith(self.suffix) or "/" + path == self.suffix
-        return self.glob.match(path)
+    match: Callable[[str], object]
+    """Whether a path itself (not a parent of it) is matched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,15 @@ def _pattern(text: str, number: int, name: str) -> Pattern:
     try:
         # Beyond the first * Docker's check of the syntax doesn't look.
         Glob("".join(_FIRST_PART.findall(cleaned)))
-        glob = Glob(cleaned, "ignore")
+        match = _matcher(cleaned)
     except InvalidParameter as error:
         raise InvalidParameter(f"{error.message}: {text}", hint=f"{name}:{number}") from None
-    return Pattern(text, number, exclusion, cleaned, glob, _suffix(cleaned))
+    except RegexpError as error:
+        reason = str(error).removeprefix("error parsing regexp: ")
+        raise InvalidParameter(
+            f"syntax error in pattern: {text}", hint=f"{name}:{number}: {reason}"
+        ) from None
+    return Pattern(text, number, exclusion, cleaned, match)
 
 
 def _cleaned(body: str) -> str:
@@ -145,12 +152,39 @@ def _cleaned(body: str) -> str:
     return cleaned[1:] if len(cleaned) > 1 and cleaned.startswith("/") else cleaned
 
 
-def _suffix(cleaned: str) -> str | None:
-    """What a path must end in for ``**/plain``; also for ``**plain``, where Docker looks at nothing else."""
-    rest = cleaned.removeprefix("**")
-    if rest != cleaned and rest.strip("/") and not any(ch in "*?[]\\" for ch in rest):
-        return rest
-    return None
+def _matcher(cleaned: str) -> Callable[[str], object]:
+    """What tells whether a path is matched: a comparison where Docker has one, else the expression it makes."""
+    if len(cleaned) > MAX_PATTERN:
+        raise InvalidParameter(f"pattern is longer than {MAX_PATTERN} characters")
+    if not any(sign in cleaned for sign in "*?[]\\"):
+        return cleaned.__eq__
+    head, stars, tail = cleaned.partition("**")
+    if stars and not any(sign in head + tail for sign in "*?[]\\") and not (head and tail):
+        return _prefix(head) if head else _suffix(tail)
+    expression, often = [], {"deep": 0, "star": 0}
+    for token in _TOKEN.finditer(cleaned):
+        kind = str(token.lastgroup)
+        end = token.end() == len(cleaned)
+        often[kind] = often.get(kind, 0) + 1
+        pieces = {"deep": ".*" if end else "(.*/)?", "star": "[^/]*", "one": "[^/]", "other": token[0]}
+        expression.append(pieces.get(kind) or "\\" + (token["sign"] or token["after"]))
+    text = "".join(expression)
+    # Python's matcher is the quicker one, as long as it hasn't many ways to try and means the same.
+    if (
+        often["deep"] <= 1
+        and sum(often[kind] for kind in ("deep", "star")) <= 2
+        and not set(cleaned) & set("\\[]{}|^")
+    ):
+        return re.compile(text).fullmatch
+    return Regexp(f"^{text}$").search
+
+
+def _prefix(head: str) -> Callable[[str], bool]:
+    return lambda path: path.startswith(head)
+
+
+def _suffix(tail: str) -> Callable[[str], bool]:
+    return lambda path: path.endswith(tail) or "/" + path == tail
 
 
 def clean(path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 from sampan import errors
 from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache, Row
-from sampan.engine import patterns
 from sampan.engine.buildmounts import CacheMounts
 from sampan.engine.containers.timestamps import rfc3339
+from sampan.goregexp import Regexp, RegexpError
 from sampan.images.store import ImageStore
 from sampan.storage.gc import Leases
 
@@ -101,8 +100,8 @@ def _fits(entry: Entry, name: str, values: Sequence[str]) -> bool:
         return flags[name] == (value.lower() not in ("false", "0"))
     if name == "id":
         try:
-            return patterns.compiled(value).search(entry.id) is not None
-        except re.error:
+            return Regexp(value).search(entry.id)
+        except RegexpError:
             raise errors.InvalidParameter(f"invalid filter 'id={value}'") from None
     if name == "parent":
         return bool(value) and any(one.startswith(value) for one in entry.parents)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sampan import errors
-from sampan.engine import patterns
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.record import Container
 from sampan.engine.containers.states import STATUSES
 from sampan.engine.containers.timestamps import parse_filter_time
+from sampan.goregexp import Regexp, RegexpError
 
 Test = Callable[[Container], bool]
 
@@ -94,12 +94,12 @@ def _by_name(containers: Containers, values: list[str]) -> Test:
     return lambda c: any(p.search(c.name) or p.search(f"/{c.name}") for p in patterns)
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(text: str) -> Regexp:
     """A regular expression; what is none is taken literally, as Docker does."""
     try:
-        return patterns.compiled(text)
-    except re.error:
-        return re.compile(re.escape(text))
+        return Regexp(text)
+    except RegexpError:
+        return Regexp(re.escape(text))
 
 
 def _by_id(containers: Containers, values: list[str]) -> Test:

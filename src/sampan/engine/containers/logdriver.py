@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.engine import patterns
 from sampan.engine.containers import logremote
 from sampan.engine.containers.record import Container
 from sampan.engine.quotas import parse_size
+from sampan.goregexp import Regexp
 
 _FILE = frozenset(("max-size", "max-file", "compress"))
 _MODE = frozenset(("mode", "max-buffer-size"))
@@ -189,10 +189,7 @@ def attributes(container: Container, options: dict[str, str]) -> dict[str, str]:
 
 def _chosen(values: dict[str, str], names: str, pattern: str) -> dict[str, str]:
     wanted = {name.strip() for name in names.split(",") if name.strip()}
-    try:
-        expression = patterns.compiled(pattern) if pattern else None
-    except re.error as problem:
-        raise ValueError(f"error parsing regexp: {problem}: `{pattern}`") from None
+    expression = Regexp(pattern) if pattern else None
     return {
         key: value
         for key, value in values.items()

@@ -54,7 +54,12 @@ def send_or_not(sock: _socket.socket, message: Message) -> None:
 
 def receive(sock: _socket.socket) -> tuple[Message, list[int]]:
     """The next message with its descriptors (close-on-exec); ``((), [])`` at the end of the connection."""
-    data, ancillary, _flags, _address = sock.recvmsg(_PACKET, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _flags, _address = sock.recvmsg(_PACKET, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The peer has ended without reading all of ours. The kernel says so once, before what the peer had
+        # sent: an exit code, a reason. That comes next.
+        data, ancillary, _flags, _address = sock.recvmsg(_PACKET, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, raw in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:

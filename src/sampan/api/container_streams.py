@@ -129,8 +129,9 @@ async def logs(engine: Engine, request: Request) -> Response | StreamResponse:
         # docker-py, for one, gives them to its caller one by one.
         merge=request.headers.get("user-agent", "").startswith("Docker-Client/"),
     )
-    logs_.check_readable(container)
     chunks: AsyncIterator[bytes] = logs_.of_container(engine.containers, container, options)
+    # Open before the head: docker-py reads after it, when it has removed the container that has ended.
+    await anext(chunks)
     return StreamResponse(chunks, streams.stream_type(request, tty=container.config.tty))
 
 

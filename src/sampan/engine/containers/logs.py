@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 
 from sampan import errors
@@ -24,13 +24,14 @@ async def read(
     watcher: Watcher,
     ended: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncGenerator[bytes]:
-    """Yield the log at ``path`` in wire format, in blocks of about 1 MiB.
+    """Yield the log at ``path`` in wire format, in blocks of about 1 MiB; an empty one when it is open.
 
     ``ended`` (for ``follow``) returns when the run is over and its log complete; None when it is already.
     """
     formatter = Formatter(options, tty=tty)
     files = await asyncio.to_thread(LogFiles, path, options.tail)
     try:
+        yield b""
         async with aclosing(_drain(files, formatter)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -77,7 +78,7 @@ async def _follow(
 ) -> AsyncGenerator[bytes]:
     over = asyncio.ensure_future(ended())
     try:
-        with watcher.changes(str(path.parent)) as changed:
+        with _changes(watcher, path.parent) as changed:
             while not formatter.finished:
                 final = over.done()
                 changed.clear()
@@ -99,6 +100,17 @@ async def _follow(
         over.cancel()
 
 
+@contextmanager
+def _changes(watcher: Watcher, directory: Path) -> Iterator[asyncio.Event]:
+    """The watcher's event; one that is never set when the container was removed, for then its run is over."""
+    with ExitStack() as stack:
+        try:
+            changed = stack.enter_context(watcher.changes(str(directory)))
+        except FileNotFoundError:
+            changed = asyncio.Event()
+        yield changed
+
+
 def check_readable(container: Container) -> None:
     """Unsupported when the container's log driver keeps nothing that can be read."""
     if not logdriver.readable(container):
@@ -111,7 +123,10 @@ def check_readable(container: Container) -> None:
 async def of_container(
     containers: Containers, container: Container, options: LogOptions
 ) -> AsyncGenerator[bytes]:
-    """The container's log in wire format. Unsupported when its driver keeps nothing that can be read."""
+    """The container's log in wire format. Unsupported when its driver keeps nothing that can be read.
+
+    An empty block comes first: by then the log is open, and is read to its end even if the container is removed.
+    """
     check_readable(container)
     live = containers.live(container)
     ended = live.run_over.wait if container.running else None

@@ -139,6 +139,22 @@ def test_an_idle_connection_that_was_closed_is_replaced(serve: Serve) -> None:
     assert client.call("GET", "/info") is None
 
 
+def test_what_changes_something_is_not_sent_twice(serve: Serve) -> None:
+    seen: list[bytes] = []
+
+    def script(connection: socket.socket) -> None:
+        seen.append(read_head(connection).split(b" ", 2)[0])
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        seen.append(read_head(connection).split(b" ", 2)[0])  # and the connection ends without an answer
+
+    client = Client(endpoint.parse(f"unix://{serve(script)}"), version="1.41")
+    assert client.call("GET", "/info") == {}
+    with pytest.raises(ClientError):
+        client.call("POST", "/containers/create")
+    assert client.call("GET", "/info") == {}
+    assert seen[:3] == [b"GET", b"POST", b"GET"]
+
+
 def test_upgrade_keeps_early_bytes(serve: Serve) -> None:
     def script(connection: socket.socket) -> None:
         head = read_head(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sampan import jsontext
 from sampan.client import transport
-from sampan.client.errors import APIError, ProtocolError
+from sampan.client.errors import APIError, ClientError, ProtocolError
 from sampan.client.http import Connection, Response
 
 TYPE_CHECKING = False
@@ -88,6 +88,21 @@ class Upgraded:
             return b""
 
 
+def _ask(
+    connection: Connection,
+    method: str,
+    target: str,
+    headers: Mapping[str, str],
+    body: bytes | Iterable[bytes] | None,
+) -> Response:
+    """The answer's head; the connection doesn't outlive a failure."""
+    try:
+        return connection.request(method, target, headers, body)
+    except BaseException:
+        connection.close()
+        raise
+
+
 class Client:
     """Talks to one engine; keeps one idle connection for the next call."""
 
@@ -129,9 +144,12 @@ class Client:
         return Connection(transport.dial(self.endpoint), self.endpoint.host_header)
 
     def _take(self) -> tuple[Connection, bool]:
+        """A connection, and whether it served before. An idle one that the engine has closed is replaced."""
         connection, self._idle = self._idle, None
         if connection is not None:
-            return connection, True
+            if not connection.spoken():
+                return connection, True
+            connection.close()
         return self._connect(), False
 
     def _exchange(
@@ -144,15 +162,12 @@ class Client:
         connection, used = self._take()
         merged = {"User-Agent": "sampan-client", **self._headers, **(headers or {})}
         try:
-            response = connection.request(method, target, merged, body)
-        except Exception:
-            connection.close()
-            if used and (body is None or isinstance(body, bytes)):
-                # The engine closed the idle connection meanwhile; nothing was done with the request.
-                connection = self._connect()
-                response = connection.request(method, target, merged, body)
-            else:
+            response = _ask(connection, method, target, merged, body)
+        except (ClientError, OSError):
+            # It may have been closed just now. What changes something isn't sent twice: it may have been done.
+            if not used or method not in ("GET", "HEAD"):
                 raise
+            response = _ask(self._connect(), method, target, merged, body)
         if response.finished:
             self.release(response)
         return response

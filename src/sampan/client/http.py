@@ -105,10 +105,14 @@ class Connection:
         An early success is no refusal: progress comes while the archive still goes out. It is kept for the
         reader, so that neither side waits for the other.
         """
-        while self.stream.pending() or select.select([self.stream.fileno()], [], [], 0)[0]:
+        while self.spoken():
             if not self.fill():
                 return True
         return bool(self.buffer) and not _may_succeed(self.buffer)
+
+    def spoken(self) -> bool:
+        """Whether the other side has said something unasked: that it closes the connection, as a rule."""
+        return self.stream.pending() > 0 or bool(select.select([self.stream.fileno()], [], [], 0)[0])
 
     def fill(self) -> bool:
         """Read more into the buffer; False at the end of the connection."""

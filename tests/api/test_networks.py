@@ -50,6 +50,10 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
      "invalid JSON: netip.ParsePrefix(\"nonsense\"): no '/'"),
     ({"Name": "tn", "IPAM": ipam({"Subnet": "172.29.60.5/24"})}, 400,
      "invalid network config:\ninvalid subnet 172.29.60.5/24: it should be 172.29.60.0/24"),
+    ({"Name": "tn", "IPAM": ipam({"Subnet": "127.0.0.0/8"})}, 400,
+     "invalid network config:\ninvalid subnet 127.0.0.0/8: loopback subnet '127.0.0.0/8' is not allowed"),
+    ({"Name": "tn", "EnableIPv6": True, "IPAM": ipam({"Subnet": "FF05::/64"})}, 400,
+     "invalid network config:\ninvalid subnet FF05::/64: multicast subnet 'ff05::/64' is not allowed"),
     ({"Name": "tn", "IPAM": ipam({"Subnet": "172.29.62.0/24"}, {"Subnet": "172.29.61.0/24"})}, 403,
      "bridge driver doesn't support multiple subnets"),
     ({"Name": "tn", "Options": {f"{BRIDGE}enable_icc": "x"}}, 400,
@@ -73,6 +77,23 @@ def test_creations_refused(sampand: Any, request_body: dict[str, Any], status: i
     assert (got, words[: len(message)]) == (status, message)
     assert words in (message, *[words for rest in [words[len(message) :]] if rest.startswith("\n")])
     assert sampand.json("GET", "/v1.50/networks") == before
+
+
+def test_subnets_by_their_size_alone(sampand: Any, made: list[str]) -> None:
+    made.append("sized")
+    sizes = ipam({"Subnet": "0.0.0.0/28"}, {"Subnet": "::/96"})
+    assert create(sampand, "sized", EnableIPv6=True, IPAM=sizes)[0] == 201
+    four, six = (item["Subnet"] for item in sampand.json("GET", "/v1.50/networks/sized")["IPAM"]["Config"])
+    assert four.endswith("/28") and not four.startswith("0.") and six.startswith("fd") and six.endswith("/96")
+
+
+def test_subnets_however_they_are_spelled(sampand: Any, made: list[str]) -> None:
+    made.append("spelled")
+    asked = {"Subnet": "FD00:0:00AA::/64", "IPRange": "fd00:0:aa:0:1::/80", "Gateway": "FD00:0:AA::9"}
+    assert create(sampand, "spelled", EnableIPv6=True, IPAM=ipam(asked))[0] == 201
+    shown = sampand.json("GET", "/v1.50/networks/spelled")["IPAM"]["Config"]
+    wanted = {"Subnet": "fd00:0:aa::/64", "IPRange": "fd00:0:aa:0:1::/80", "Gateway": "fd00:0:aa::9"}
+    assert wanted in shown
 
 
 def test_life_of_a_network(sampand: Any, made: list[str]) -> None:
@@ -218,7 +239,7 @@ def test_published_port_of_a_container(sampand: Any, busybox: str) -> None:
     port = "18453"
     sampand.docker("run", "-d", "--name", "tnweb", "-p", f"{port}:5000", busybox, "sh", "-c", serve)
     try:
-        for _ in range(50):
+        for _ in range(400):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
                     assert answer.read() == b"hello\n"

@@ -50,6 +50,8 @@ def test_flags_and_file(tmp_path: Path) -> None:
         ),
         ("{}", ["--default-gateway", "fd00::1"], "--default-gateway fd00::1 is no IPv4 address"),
         ("{}", ["--fixed-cidr-v6", "fd00::/64"], "--fixed-cidr-v6 can't be used without --ipv6"),
+        ("{}", ["--bridge-accept-fwmark", "0x1/"], 'invalid bridge-accept-fwmark: "0x1/"'),
+        ('{"bridge-accept-fwmark": "0x1ffffffff"}', [], "invalid bridge-accept-fwmark"),
         ("{}", ["--default-network-opt", "bridge"], "want driver=name=value"),
         ('{"default-network-opts": {"bridge": "x"}}', [], '"default-network-opts" should be an object'),
         ('{"proxies": {"ftp-proxy": "x"}}', [], "don't match any configuration option: ftp-proxy"),

@@ -31,6 +31,8 @@ from sampan.storage.db import Database
 
 BRIDGE = "smpf0"
 BIP = "10.201.6.1/24"
+PATIENCE = 20.0  # seconds for what must come, on a busy machine; what comes takes milliseconds
+SHUT = 2.0  # seconds after which nothing is expected any more
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ class Box:
         self.process = subprocess.Popen(["unshare", "-n", "sleep", "300"])
         self.pid = self.process.pid
         self.apps: list[subprocess.Popen[bytes]] = []
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if os.readlink(f"/proc/{self.pid}/ns/net") != mine:
@@ -67,7 +69,7 @@ class Box:
                     subprocess.run(self.command("ip", "link", "set", "lo", "up"), check=True)
                     return
             time.sleep(0.002)
-        raise RuntimeError("no namespace after 5 s")
+        raise RuntimeError(f"no namespace after {PATIENCE} s")
 
     def command(self, *args: str) -> list[str]:
         """A command line that runs inside."""
@@ -76,7 +78,7 @@ class Box:
     def python(self, code: str, *args: str) -> subprocess.CompletedProcess[str]:
         """Run Python code inside."""
         return subprocess.run(
-            self.command(sys.executable, "-c", code, *args), capture_output=True, text=True, timeout=20
+            self.command(sys.executable, "-c", code, *args), capture_output=True, text=True, timeout=60
         )
 
     def app(self, code: str, *args: str) -> None:
@@ -161,7 +163,7 @@ LOOKUP = """
 import sys, dnslib
 name, kind, way = sys.argv[1:4]
 try:
-    raw = dnslib.DNSRecord.question(name, kind).send("127.0.0.11", 53, tcp=way == "tcp", timeout=5)
+    raw = dnslib.DNSRecord.question(name, kind).send("127.0.0.11", 53, tcp=way == "tcp", timeout=20)
     answer = dnslib.DNSRecord.parse(raw)
     print(dnslib.RCODE[answer.header.rcode], *sorted(str(item.rdata) for item in answer.rr))
 except Exception as e:
@@ -341,18 +343,20 @@ class Lab:
         shutil.rmtree(self.dir)
 
 
-def ask(box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = 2) -> str:
+def ask(
+    box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = PATIENCE
+) -> str:
     """What a server answers, asked from inside a box (or from this machine)."""
     command = [sys.executable, "-c", ASK, kind, host, str(port), text, str(seconds)]
     if box is not None:
         command = box.command(*command)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert not done.stderr, done.stderr
     return done.stdout.strip()
 
 
 async def aask(
-    box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = 2
+    box: Box | None, kind: str, host: str, port: int, text: str = "hello", seconds: float = PATIENCE
 ) -> str:
     """As :func:`ask`, while the loop goes on."""
     return await asyncio.to_thread(ask, box, kind, host, port, text, seconds)
@@ -365,9 +369,9 @@ async def lookup(box: Box, name: str, kind: str = "A", way: str = "udp") -> str:
     return done.stdout.strip()
 
 
-async def ping(box: Box, address: str) -> bool:
-    """Whether a UDP datagram to a closed port is refused by the other side (nobody needs a ping program)."""
-    return "ConnectionRefused" in await aask(box, "tcp", address, 9, seconds=1)
+async def ping(box: Box, address: str, reaches: bool = True) -> bool:
+    """Whether a closed port is refused by the other side (nobody needs a ping program), as is expected or not."""
+    return "ConnectionRefused" in await aask(box, "tcp", address, 9, seconds=PATIENCE if reaches else 1)
 
 
 def in_lab(**config: Any) -> Callable[[Callable[[Lab], Awaitable[None]]], Callable[[], None]]:
@@ -384,7 +388,7 @@ def in_lab(**config: Any) -> Callable[[Callable[[Lab], Awaitable[None]]], Callab
             await left_nothing()
 
         def run() -> None:
-            asyncio.run(asyncio.wait_for(whole(), 60))
+            asyncio.run(asyncio.wait_for(whole(), 110))
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
         return run
@@ -394,20 +398,17 @@ def in_lab(**config: Any) -> Callable[[Callable[[Lab], Awaitable[None]]], Callab
 
 async def left_nothing() -> None:
     """No link, table, listening port or changed sysctl is left (namespaces take a moment to go)."""
-    for _ in range(100):
+
+    def links() -> set[str]:
         with Netlink() as route:
-            links = {link.name for link in rt.list_links(route)} - {"lo"}
-        if not links:
-            break
-        await asyncio.sleep(0.02)
-    assert not links
+            return {link.name for link in rt.list_links(route)} - {"lo"}
+
+    def listening() -> str:
+        return subprocess.run(["ss", "-Hltun"], capture_output=True, text=True).stdout
+
+    assert await soon(lambda: not links()), links()
     assert subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout == ""
-    for _ in range(100):
-        listening = subprocess.run(["ss", "-Hltun"], capture_output=True, text=True).stdout
-        if not listening:
-            break
-        await asyncio.sleep(0.02)
-    assert not listening
+    assert await soon(lambda: not listening()), listening()
     assert open("/proc/sys/net/ipv4/ip_forward").read().strip() == "0"
 
 
@@ -422,11 +423,11 @@ def ruleset() -> str:
 
 
 async def soon(check: Any) -> bool:
-    for _ in range(100):
-        if check():
-            return True
+    """Whether something becomes true."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := check()) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
-    return False
+    return bool(found)
 
 
 def checked(lab: Lab) -> tuple[Any, Any, None]:

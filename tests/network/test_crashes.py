@@ -132,7 +132,7 @@ def check(place: Town) -> None:
         seen[:] = [wanted, present(list(wanted["addresses"]))]
         return bool(seen[0] == seen[1])
 
-    if not soon(same, 8):
+    if not soon(same):
         wrong = {key: (seen[0][key], seen[1][key]) for key in seen[0] if seen[0][key] != seen[1][key]}
         raise AssertionError(f"what should be, and what is: {wrong}")
     wanted = seen[0]
@@ -143,7 +143,7 @@ def check(place: Town) -> None:
     assert {json.loads(item) for item in elements("egress4")} <= own
     kept = {json.loads(item)["concat"][0] for item in elements("allowport4")}
     assert kept <= own
-    assert bound_to_addresses() <= set(links()), "no chain of a link that has gone"
+    assert soon(lambda: bound_to_addresses() <= set(links())), "no chain of a link that has gone"
 
 
 def bound_to_addresses() -> set[str]:

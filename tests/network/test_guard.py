@@ -10,7 +10,7 @@ import pytest
 
 from sampan.engine.networks import CreateNetwork
 from sampan.network.foreign import judge
-from tests.network.lab import ECHO, Lab, aask, checked, in_lab, nft, ruleset, soon
+from tests.network.lab import ECHO, SHUT, Lab, aask, checked, in_lab, nft, ruleset, soon
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -24,7 +24,7 @@ async def test_foreign_input_rules_decide_on_published_ports(lab: Lab) -> None:
     nft("table inet admin {\n chain in {\n type filter hook input priority 0; policy drop;\n iif lo accept\n"
         " ct state established,related accept\n}\n}\n")  # fmt: skip
     assert await soon(lambda: not firewall.short_cut), "a change of the host's rules is noticed"
-    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR")
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080, seconds=SHUT)).startswith("ERROR")
     assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
     warnings = lab.networks.check(*checked(lab))
     assert "nft insert rule inet admin in tcp dport PORT accept" in warnings[0]
@@ -43,7 +43,9 @@ async def test_foreign_forward_drop_keeps_published_ports_closed_but_lets_contai
     nft("table ip filter {\n chain FORWARD {\n type filter hook forward priority 0; policy drop;\n}\n}\n")
     assert await soon(lambda: "sampan: sampan_smpf0" in ruleset())
     assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
-    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR"), "their policy holds"
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080, seconds=SHUT)).startswith("ERROR"), (
+        "their policy holds"
+    )
     (warning,) = lab.networks.check(*checked(lab))
     command = warning.partition("To open one: ")[2].replace("PORT", "8080").split()
     subprocess.run(command, check=True)
@@ -110,7 +112,7 @@ async def test_beside_the_chains_of_firewalld(lab: Lab) -> None:
         assert await soon(lambda: "sampan: sampan_smpf0" in ruleset())
         assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
         assert await soon(lambda: not lab.networks.ground.firewall.short_cut)
-        assert "ERROR" in await aask(outside, "tcp", "10.201.7.1", 8080)
+        assert "ERROR" in await aask(outside, "tcp", "10.201.7.1", 8080, seconds=SHUT)
         nft("add rule inet firewalld filter_IN_public tcp dport 8080 accept")
         assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("web")
         lines = [line.strip() for line in ruleset().partition("inet firewalld")[2].splitlines()]
@@ -166,7 +168,9 @@ async def test_beside_iptables_which_can_still_read_its_tables(lab: Lab) -> None
     subprocess.run(["iptables", "-P", "FORWARD", "DROP"], check=True)
     assert await soon(lambda: "ctstate" in iptables())
     assert (await aask(server, "tcp", "10.201.7.2", 80)).startswith("out")
-    assert (await aask(outside, "tcp", "10.201.7.1", 8080)).startswith("ERROR"), "their policy holds"
+    assert (await aask(outside, "tcp", "10.201.7.1", 8080, seconds=SHUT)).startswith("ERROR"), (
+        "their policy holds"
+    )
     assert '-A FORWARD -m comment --comment "sampan: sampan_smpf0" -j sampan_smpf0' in iptables()
     lab.networks.guard.lift_jumps()
     assert "sampan" not in iptables()
@@ -184,7 +188,7 @@ async def test_flushed_ruleset_is_mended(lab: Lab) -> None:
     subprocess.run(["nft", "flush", "ruleset"], check=True)
     assert await soon(lambda: "sampan_smpf0" in ruleset())
     assert (await aask(outside, "tcp", "10.201.7.1", 8080)) == "web 10.201.7.2 hello"
-    assert "mend bridge" in lab.events.names()
+    assert await soon(lambda: "mend bridge" in lab.events.names())
 
 
 def test_judge_of_rulesets() -> None:

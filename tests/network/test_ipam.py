@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampan import errors
-from sampan.network.ipam import AddressInUse, AddressSpace, Pool, PoolExhausted, overlaps
+from sampan.network.ipam import AddressInUse, AddressSpace, Pool, PoolExhausted, overlaps, unusable
 
 
 def pool(subnet: str, **more: str) -> Pool:
@@ -102,6 +102,38 @@ def test_default_pools_miss_what_the_host_uses() -> None:
     assert str(space.next_free(4, busy)) == "172.20.0.0/16"
     six = space.next_free(6, [])
     assert six.prefixlen == 64 and six.is_private and space.next_free(6, []) != six
+
+
+def test_subnets_of_a_given_size() -> None:
+    space = AddressSpace([("10.9.0.0/16", 20), ("10.8.0.0/24", 24)])
+    busy = [ipaddress.ip_network("10.9.0.0/17")]
+    assert str(space.next_free(4, busy, 24)) == "10.9.128.0/24"
+    assert str(space.next_free(4, busy, 28)) == "10.9.129.0/28"
+    assert str(space.next_free(4, busy)) == "10.9.144.0/20"
+    six = space.next_free(6, [])
+    assert space.next_free(6, [], 120).prefixlen == 120, "no walk through all that the first one has"
+    assert space.next_free(6, [six]).prefixlen == 64
+    with pytest.raises(errors.SystemFailure, match="could not find an available"):
+        space.next_free(4, [], 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("127.3.0.0/16", "loopback subnet '127.3.0.0/16' is not allowed"),
+        ("126.0.0.0/7", "loopback"),
+        ("239.1.0.0/24", "multicast subnet"),
+        ("ff05::/64", "multicast subnet 'ff05::/64' is not allowed"),
+        ("::1/128", "loopback"),
+        ("fe80::/80", "'fe80::/80' clashes with the Link-Local prefix 'fe80::/64'"),
+        ("::ffff:a00:0/104", "is not a valid IPv6 subnet"),
+        *((text, "") for text in ("10.0.0.0/8", "169.254.0.0/16", "240.0.0.0/8", "0.0.0.0/24", "fe80::/64")),
+        *((text, "") for text in ("::/96", "fd00::/64", "2001:db8::/32")),
+    ],
+)
+def test_subnets_that_no_network_can_have(text: str, reason: str) -> None:
+    found = unusable(ipaddress.ip_network(text))
+    assert reason in found and bool(reason) == bool(found)
 
 
 def test_pools_run_out() -> None:

@@ -15,9 +15,14 @@ from sampan.engine.networks.records import LEAVING
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.runtime.config import EndpointSettings
-from tests.network.lab import ECHO, Lab, aask, in_lab, lookup, ping
+from tests.network.lab import ECHO, SHUT, Lab, aask, in_lab, lookup, ping, soon
 
 pytestmark = pytest.mark.usefixtures("machine")
+
+
+def links() -> list[str]:
+    with Netlink() as route:
+        return [link.name for link in rt.list_links(route)]
 
 
 @in_lab()
@@ -71,11 +76,11 @@ def test_switchboard_that_could_not_be_started(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(sys, "executable", python)
         server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
         lab.networks.ground.firewall.set_short_cut(False)
-        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("ERROR")
+        assert (await aask(None, "tcp", "127.0.0.1", 8080, seconds=SHUT)).startswith("ERROR")
         for _ in range(100):
-            if (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"):
+            if (await aask(None, "tcp", "127.0.0.1", 8080, seconds=1)).startswith("web"):
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
         assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "tried again"
         assert (await lookup(server, "web")).startswith("NOERROR 172.")
 
@@ -88,9 +93,7 @@ async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) 
     stays = subprocess.Popen(box.command("sleep", "30"))
     try:
         await lab.stop(container)
-        await asyncio.sleep(2.5)
-        with Netlink() as route:
-            assert [link.name for link in rt.list_links(route)] == ["lo", "smpf0"]
+        assert await soon(lambda: links() == ["lo", "smpf0"])
     finally:
         stays.kill()
         stays.wait()
@@ -98,10 +101,6 @@ async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) 
 
 @in_lab()
 async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> None:
-    def links() -> list[str]:
-        with Netlink() as route:
-            return [link.name for link in rt.list_links(route)]
-
     for ends in (False, True):
         container, box = await lab.run()
         stays = subprocess.Popen(box.command("sleep", "30"))
@@ -118,8 +117,7 @@ async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> 
             lab.begin()
             await lab.open()
             await lab.networks.restore({})
-            await asyncio.sleep(0 if ends else 2.5)
-            assert links() == ["lo", "smpf0"]
+            assert links() == ["lo", "smpf0"] or (not ends and await soon(lambda: links() == ["lo", "smpf0"]))
         finally:
             stays.kill()
             stays.wait()

@@ -37,6 +37,21 @@ async def test_names_on_user_networks(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_other_records_of_names(lab: Lab) -> None:
+    lab.neighbour().app(DNS.replace("q.q.qtype == 1:", "q.q.qtype in (15, 16):")
+                        .replace('dnslib.A("10.201.7.2")', 'dnslib.TXT("far")').replace("qname, r", "qname, 16, r"),
+                        "10.201.7.2")  # fmt: skip
+    await lab.networks.create(CreateNetwork(name="n1"))
+    places = {"n1": EndpointSettings(aliases=["site.example"])}
+    _c, box = await lab.run("n1", name="one", networks=places, dns=["10.201.7.2"])
+    assert (await lookup(box, "Site.Example")).startswith("NOERROR 172.")
+    assert await lookup(box, "site.example", "TXT") == 'NOERROR "far"', "the Internet's knows the rest"
+    assert await lookup(box, "site.example", "MX") == "NOERROR", "mail goes to the address (RFC 5321, 5.1)"
+    assert await lookup(box, "one", "TXT") == await lookup(box, "one.n1", "TXT") == "NOERROR", "is known here"
+    assert await lookup(box, "other", "TXT") == 'NOERROR "far"'
+
+
+@in_lab()
 async def test_own_name_server_of_the_container_can_have_port_53(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="n1"))
     _c, box = await lab.run("n1", name="one")
@@ -89,13 +104,13 @@ async def test_a_flood_of_questions_stops_nobody(lab: Lab) -> None:
     flooder.app(FLOOD)
     done = await asyncio.to_thread(box.python, FIVE)
     assert done.stdout.startswith("5 "), done
-    assert float(done.stdout.split()[1]) < 3, "the slowest answer, on a busy machine"
+    assert float(done.stdout.split()[1]) < 15, "the slowest answer, on a busy machine: before the flood ends"
 
 
 FIVE = """
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(5)
+s.settimeout(20)
 slowest, right = 0, 0
 for number in range(5):
     started = time.monotonic()
@@ -112,7 +127,7 @@ import socket, threading, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 q = b"\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1x\\7example\\0\\0\\1\\0\\1"
 print("ready", flush=True)
-end = time.time() + 4
+end = time.time() + 30
 while time.time() < end:
     for _ in range(200):
         s.sendto(q, ("127.0.0.11", 53))

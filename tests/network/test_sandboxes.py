@@ -12,7 +12,7 @@ from sampan.engine.networks.create import IPAM, IPAMConfig
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.runtime.config import EndpointSettings
-from tests.network.lab import ECHO, Box, Lab, aask, host_app, in_lab, lookup, ping
+from tests.network.lab import ECHO, SHUT, Box, Lab, aask, host_app, in_lab, lookup, ping
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -59,7 +59,7 @@ async def test_host_loopback_is_closed_to_containers(lab: Lab) -> None:
         subprocess.run(box.command("ip", "link", "set", "lo", "down"), check=True)
         subprocess.run(box.command("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1"), check=True)
         subprocess.run(box.command("ip", "route", "add", "127.0.0.1/32", "via", "10.201.6.1"), check=True)
-        assert (await aask(box, "tcp", "127.0.0.1", 7777)).startswith("ERROR")
+        assert (await aask(box, "tcp", "127.0.0.1", 7777, seconds=SHUT)).startswith("ERROR")
 
 
 @in_lab()
@@ -81,11 +81,11 @@ async def test_isolation(lab: Lab) -> None:
         ("b1", "i1", False), ("s1", "s2", False),
     ]  # fmt: skip
     for source, target, expected in reach:
-        assert await ping(boxes[source], addresses[target]) is expected, (source, target)
+        assert await ping(boxes[source], addresses[target], expected) is expected, (source, target)
     assert await ping(boxes["b1"], "10.201.7.2")
     assert await ping(boxes["s1"], "10.201.7.2")
-    assert not await ping(boxes["i1"], "10.201.7.2")
-    assert not await ping(outside, addresses["b1"]), "only published ports are reached from outside"
+    assert not await ping(boxes["i1"], "10.201.7.2", False)
+    assert not await ping(outside, addresses["b1"], False), "only published ports are reached from outside"
 
 
 @in_lab()
@@ -168,7 +168,7 @@ async def test_two_engines_side_by_side(lab: Lab) -> None:
     try:
         await lab.web()
         _c, box = await second.run()
-        assert not await ping(box, "10.201.8.2"), "bridges of two engines are apart, too"
+        assert not await ping(box, "10.201.8.2", False), "bridges of two engines are apart, too"
         assert (await aask(box, "tcp", "10.201.9.1", 8080)).startswith("web")
         with pytest.raises(errors.SystemFailure, match="address already in use"):
             await second.run(ports={"80/tcp": "8080"})
@@ -192,7 +192,7 @@ async def test_ipv6(lab: Lab) -> None:
     assert answer == "web fd00:77::2 hello"
     assert (await aask(None, "tcp", "::1", 8080)).startswith("web")
     assert await ping(client, "fd00:77::2")
-    assert not await ping(outside, place["GlobalIPv6Address"])
+    assert not await ping(outside, place["GlobalIPv6Address"], False)
 
 
 def _supported(kind: str) -> bool:

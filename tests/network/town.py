@@ -9,12 +9,13 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Any
 
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from tests.conftest import Daemon, import_busybox
-from tests.network.lab import Box, ask, own_namespace
+from tests.network.lab import PATIENCE, Box, ask, own_namespace
 
 HOST, NEIGHBOUR = "10.216.7.1", "10.216.7.2"
 HOST6, NEIGHBOUR6 = "fd16:7::1", "fd16:7::2"
@@ -73,16 +74,27 @@ class Town:
         self._inside.append(Inside(self.inspect(name)["State"]["Pid"]))
         return self._inside[-1]
 
-    def get(self, where: Box | str | None, host: str, port: int = 80, path: str = "/") -> str:
+    def get(
+        self,
+        where: Box | str | None,
+        host: str,
+        port: int = 80,
+        path: str = "/",
+        seconds: float = PATIENCE,
+    ) -> str:
         """A page's text, asked from this machine (None), a box, or a container (its name); "" for none."""
         if isinstance(where, str):
-            request = f"printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {host} {port}"
+            request = f"printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' | nc -w {ceil(seconds)} {host} {port}"
             text = self.docker("exec", where, "sh", "-c", request, check=False).stdout
             return text.replace("\r", "").partition("\n\n")[2].strip() if text.startswith("HTTP") else ""
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
-        command = ["curl", "-gs", "--noproxy", "*", "-m", "0.6", url]
+        command = ["curl", "-gs", "--noproxy", "*", "-m", str(seconds), url]
         command = where.command(*command) if where is not None else command
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    def shut(self, where: Box | str | None, host: str, port: int = 80) -> bool:
+        """Whether nobody answers there."""
+        return self.get(where, host, port, seconds=0.6) == ""
 
     def asker(self, where: Box | str | None, host: str, port: int) -> str:
         """Whom a web server sees asking."""
@@ -119,7 +131,7 @@ class Town:
         self.daemon.api("POST", "/networks/prune")
 
 
-def soon(check: Callable[[], object], seconds: float = 5) -> bool:
+def soon(check: Callable[[], object], seconds: float = 30) -> bool:
     """Whether something becomes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

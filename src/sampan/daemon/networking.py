@@ -6,6 +6,7 @@ import ipaddress
 
 from sampan import errors
 from sampan.engine.config import AddressPool, EngineConfig
+from sampan.network.options import mark_match
 
 _OF_IPV6 = ("bip6", "fixed_cidr_v6", "default_gateway_v6")
 
@@ -20,6 +21,8 @@ def check_networks(engine: EngineConfig) -> None:
             raise errors.InvalidParameter(
                 f"--{flag} can't be used without --ipv6", hint="Add --ipv6, or leave it out."
             )
+    if engine.bridge_accept_fwmark:
+        mark_match(engine.bridge_accept_fwmark)
     for pool in engine.default_address_pools:
         _check_pool(pool)
     for flag, texts in (("dns", engine.dns), ("host-gateway-ip", engine.host_gateway_ips)):

@@ -90,6 +90,9 @@ OPTIONS = (
     Option("ip", STRING, "Host address for published ports (default 0.0.0.0)"),
     Option("ip-forward", BOOL, "Switch IPv4 forwarding on (default true)"),
     Option("allow-direct-routing", BOOL, "Published ports are reached at containers' own addresses, too"),
+    Option(
+        "bridge-accept-fwmark", STRING, "Packets with this mark (MARK[/MASK]) reach every port of containers"
+    ),
     Option("ip-masq", BOOL, "Masquerade what leaves the bridge (default true)"),
     Option("iptables", BOOL, "Write packet filter rules, in an nftables table of our own (default true)"),
     Option("dns", LIST, "DNS server of containers"),
@@ -130,7 +133,6 @@ UNSUPPORTED = {
     "authorization-plugin": "authorization plugins aren't supported",
     "authorization-plugins": "authorization plugins aren't supported",
     "builder": "the build cache is limited by 'docker builder prune'",
-    "bridge-accept-fwmark": "packet marks aren't looked at",
     "cluster-advertise": "sampan has no cluster store",
     "cluster-store": "sampan has no cluster store",
     "cluster-store-opts": "sampan has no cluster store",

@@ -76,6 +76,7 @@ class EngineConfig:
     ip_forward: bool = True
     ip_masq: bool = True
     allow_direct_routing: bool = False
+    bridge_accept_fwmark: str = ""
     iptables: bool = True
     dns: tuple[str, ...] = ()
     dns_opts: tuple[str, ...] = ()

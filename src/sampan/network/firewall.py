@@ -227,6 +227,7 @@ _CHAINS = """
     ip saddr @egress4 jump egress
     ip6 saddr @egress6 jump egress
     oifname @bridges ct status dnat accept
+    MARK
     meta nfproto ipv4 oifname @open4 accept
     meta nfproto ipv6 oifname @open6 accept
     ip daddr . meta l4proto . th dport @reach4 accept
@@ -281,10 +282,12 @@ def tell_text(table: str, group: int) -> str:
     return text
 
 
-def table_text(table: str) -> str:
-    """The whole empty table, in nft's language."""
+def table_text(table: str, mark: str = "") -> str:
+    """The whole empty table, in nft's language. What ``mark`` matches reaches ports that aren't published."""
     families = "".join(_SETS_OF_FAMILY.format(v=version, addr=f"ipv{version}_addr") for version in (4, 6))
-    return f"table {FAMILY} {table} {{{_SETS}{families}{_CHAINS.replace('DNAT', str(DNAT_PRIORITY))}}}\n"
+    accepted = f"oifname @bridges {mark} accept" if mark else ""
+    chains = _CHAINS.replace("DNAT", str(DNAT_PRIORITY)).replace("MARK", accepted)
+    return f"table {FAMILY} {table} {{{_SETS}{families}{chains}}}\n"
 
 
 def short_cut_text(table: str, on: bool) -> str:
@@ -333,6 +336,7 @@ class Firewall:
     short_cut: bool = True
     # Whether there is to be a table at all (--iptables); without one only the listeners publish ports.
     enabled: bool = True
+    mark: str = ""
     _segments: dict[str, Segment] = field(default_factory=dict)
     _forwarded: dict[Forwarded, None] = field(default_factory=dict)
     _owned: dict[str, Elements] = field(default_factory=dict)
@@ -344,7 +348,7 @@ class Firewall:
         if not self.enabled:
             return
         text = f"add table {FAMILY} {self.table}\ndelete table {FAMILY} {self.table}\n"
-        text += table_text(self.table) + short_cut_text(self.table, self.short_cut)
+        text += table_text(self.table, self.mark) + short_cut_text(self.table, self.short_cut)
         elements = _join(
             [
                 *(segment_elements(item) for item in self._segments.values()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from sampan.errors import Forbidden, InvalidParameter, SystemFailure
 
@@ -21,6 +21,9 @@ DEFAULT_POOLS: tuple[tuple[str, int], ...] = (
     *((f"172.{second}.0.0/16", 16) for second in range(17, 32)),
     ("192.168.0.0/16", 20),
 )
+
+_LOOPBACK = {4: ipaddress.ip_network("127.0.0.0/8"), 6: ipaddress.ip_network("::1/128")}
+_LINK_LOCAL = ipaddress.ip_network("fe80::/64")
 
 
 class PoolExhausted(SystemFailure):
@@ -164,6 +167,38 @@ def overlaps(subnet: Network, others: Iterable[Network]) -> Network | None:
     )
 
 
+def _first_free(base: Network, size: int, others: Iterable[Network]) -> Network | None:
+    """The first subnet of ``base`` with this prefix length that overlaps none of ``others``.
+
+    One step for each that is in the way, however many subnets that one has.
+    """
+    taken = list(others)
+    step = 1 << (base.max_prefixlen - size)
+    start, last = int(base.network_address), int(base.broadcast_address)
+    while size >= base.prefixlen and start <= last:
+        candidate = type(base)((start, size))
+        other = overlaps(candidate, taken)
+        if other is None:
+            return candidate
+        start = (max(int(other.broadcast_address), start + step - 1) // step + 1) * step
+    return None
+
+
+def unusable(subnet: Network) -> str:
+    """Why no network can have this subnet, as dockerd says it where it does; "" when it can."""
+    first = subnet.network_address
+    if subnet.is_multicast:
+        return f"multicast subnet '{subnet}' is not allowed"
+    if subnet.overlaps(_LOOPBACK[subnet.version]) and not first.is_unspecified:
+        return f"loopback subnet '{subnet}' is not allowed"
+    if isinstance(first, ipaddress.IPv6Address):
+        if first.ipv4_mapped is not None:
+            return f"'{subnet}' is not a valid IPv6 subnet"
+        if subnet != _LINK_LOCAL and subnet.overlaps(_LINK_LOCAL):
+            return f"'{subnet}' clashes with the Link-Local prefix '{_LINK_LOCAL}'"
+    return ""
+
+
 class AddressSpace:
     """Which subnets the engine's networks have, and which one is next."""
 
@@ -186,25 +221,26 @@ class AddressSpace:
         self._taken.add(subnet)
         return subnet
 
-    def next_free(self, version: int, avoid: Iterable[Network]) -> Network:
-        """Take the first subnet of the default pools that overlaps neither ours nor ``avoid``."""
+    def next_free(self, version: int, avoid: Iterable[Network], size: int | None = None) -> Network:
+        """Take the first subnet of the default pools that overlaps neither ours nor ``avoid``.
+
+        ``size`` is the prefix length asked for; None takes each pool's own.
+        """
         others = [*self._taken, *avoid]
-        for candidate in self._candidates(version):
-            if overlaps(candidate, others) is None:
-                self._taken.add(candidate)
-                return candidate
+        for base, usual in self._bases(version):
+            found = _first_free(base, max(usual, base.prefixlen) if size is None else size, others)
+            if found is not None:
+                self._taken.add(found)
+                return found
         raise SystemFailure(
             f"could not find an available, non-overlapping IPv{version} address pool "
             "among the defaults to assign to the network",
             hint="Remove unused networks (docker network prune), give --subnet or more default pools.",
         )
 
-    def _candidates(self, version: int) -> Iterator[Network]:
-        for base, size in self._pools:
-            if base.version == version:
-                yield from base.subnets(new_prefix=max(size, base.prefixlen))
-        if version == 6 and not any(base.version == 6 for base, _size in self._pools):
-            yield from self._ula.subnets(new_prefix=64)
+    def _bases(self, version: int) -> list[tuple[Network, int]]:
+        found = [(base, size) for base, size in self._pools if base.version == version]
+        return found or ([(self._ula, 64)] if version == 6 else [])
 
     def release(self, subnet: Network) -> None:
         """Give a subnet back."""

@@ -165,6 +165,20 @@ class LanOptions:
         return cls(parent, mode, flag, mtu)
 
 
+def mark_match(text: str) -> str:
+    """``--bridge-accept-fwmark MARK[/MASK]`` in nft's language; "" for "". InvalidParameter for what is none."""
+    mark, slash, mask = text.partition("/")
+    try:
+        numbers = [int(mark, 0), int(mask, 0) if slash else 0xFFFFFFFF] if text else []
+    except ValueError:
+        numbers = [-1]
+    if not all(0 <= number <= 0xFFFFFFFF for number in numbers):
+        raise InvalidParameter(
+            f'invalid bridge-accept-fwmark: "{text}"', hint="Write MARK or MARK/MASK: 0x1 or 0x10/0xf0."
+        )
+    return f"meta mark and {numbers[1]:#x} == {numbers[0]:#x}" if numbers else ""
+
+
 def endpoint_sysctls(options: Mapping[str, str], interface: str) -> dict[str, str]:
     """The sysctls of ``com.docker.network.endpoint.sysctls``. InvalidParameter when malformed.
 

@@ -21,14 +21,15 @@ _NEIGHBOURS = (
 
 
 def chain_text(table: str, device: str, addresses: Sequence[str]) -> str:
-    """Commands that make the chain of one device, or make it anew."""
+    """Commands that make the chain of one device, or make it anew; without addresses nothing passes."""
     chain = f"{_FAMILY} {table} {device}"
     lines = [
         f"add table {_FAMILY} {table}",
         f'add chain {chain} {{ type filter hook ingress device "{device}" priority 0; policy drop; }}',
         f"flush chain {chain}",
-        f"add rule {chain} ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ {_NEIGHBOURS} }} accept",
     ]
+    if addresses:
+        lines.append(f"add rule {chain} ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ {_NEIGHBOURS} }} accept")
     for address in addresses:
         if ":" in address:
             lines.append(f"add rule {chain} ip6 saddr {address} accept")
@@ -60,13 +61,26 @@ class Sources:
         if wanted:
             self._devices[owner] = wanted
 
-    def _add(self, device: str, addresses: Sequence[str]) -> None:
+    def mute(self, owner: str) -> set[str]:
+        """Let an owner's devices send nothing any more; the ones it is true of. ``bind(device, {})`` ends it."""
+        devices = self._devices.pop(owner, {})
+        for device in devices:
+            self.keep(device)
+        return {device for device in devices if self._add(device, ())}
+
+    def keep(self, device: str) -> None:
+        """Know a device that sends nothing any more, until it is gone."""
+        self._devices[device] = {device: ()}
+
+    def _add(self, device: str, addresses: Sequence[str]) -> bool:
         try:
             self._nft.run(chain_text(self._table, device, addresses))
+            return True
         except NftError as failure:
             log.warning(
                 "%s is not bound to its addresses (egress control can be got around): %s", device, failure
             )
+            return False
 
     def _drop(self, device: str) -> None:
         with contextlib.suppress(NftError):  # the kernel may have taken it away with the device

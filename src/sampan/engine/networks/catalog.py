@@ -62,8 +62,9 @@ class Catalog:
         chosen: list[Subnet] = []
         try:
             for subnet in () if network.config_only else network.subnets:
-                if not subnet.subnet:
-                    subnet.subnet = str(self.space.next_free(subnet.version, avoid))
+                if not subnet.chosen:
+                    size = subnet.prefix().prefixlen if subnet.subnet else None
+                    subnet.subnet = str(self.space.next_free(subnet.version, avoid, size))
                 else:
                     self.space.claim(ipaddress.ip_network(subnet.subnet))
                 chosen.append(subnet)

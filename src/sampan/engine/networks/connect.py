@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sampan import errors
 from sampan.engine.containers.record import Container
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.guard import check_link_local
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import JOINING, LEAVING, Endpoint, NetworkRecord, Sandbox
 from sampan.engine.networks.types import SandboxRequest
@@ -103,6 +104,8 @@ async def _join(
 ) -> None:
     """Put a running container on a network; killed on the way, :func:`recover` finishes it or takes it back."""
     rules = _egress(networks, container, item, joined=network)
+    given = settings.ipam_config is not None and bool(settings.ipam_config.link_local_ips)
+    check_link_local(rules, given or any(one.link_local for one in item.endpoints))
     endpoint = _plan(networks, network, container, item, settings)
     before, before_rules, publishes = container.networks, item.egress, not item.published
     try:

@@ -13,7 +13,7 @@ import msgspec
 from sampan import errors
 from sampan.engine.networks.records import NetworkRecord, Subnet, new_id
 from sampan.gojson import Go, Parse
-from sampan.network.ipam import Network, inside
+from sampan.network.ipam import Network, inside, unusable
 from sampan.network.options import BridgeOptions, LanOptions
 
 PREDEFINED = ("bridge", "host", "none", "default")
@@ -260,8 +260,10 @@ def check_ipam(configs: Iterable[IPAMConfig], *, ipv4: bool = True, ipv6: bool =
                 faults.append("invalid subnet : invalid CIDR block notation")
             continue
         subnet = ipaddress.ip_network(item.subnet, strict=False)
-        if str(subnet) != item.subnet:
+        if _has_host_bits(item.subnet, subnet):
             faults.append(f"invalid subnet {item.subnet}: it should be {subnet}")
+        elif reason := unusable(subnet):
+            faults.append(f"invalid subnet {item.subnet}: {reason}")
         faults += _range_faults(item.ip_range, subnet)
         faults += _address_faults(f"gateway {item.gateway}", item.gateway, subnet)
         for name, address in (item.auxiliary_addresses or {}).items():
@@ -271,10 +273,16 @@ def check_ipam(configs: Iterable[IPAMConfig], *, ipv4: bool = True, ipv6: bool =
             )
         if ipv6 if subnet.version == 6 else ipv4:
             aux = dict(item.auxiliary_addresses or {})
-            result.append(Subnet(str(subnet), item.gateway, item.ip_range, aux))
+            block = str(ipaddress.ip_network(item.ip_range, strict=False)) if item.ip_range else ""
+            result.append(Subnet(str(subnet), item.gateway, block, aux))
     if faults:
         raise errors.InvalidParameter("invalid network config:\n" + "\n".join(faults))
     return result
+
+
+def _has_host_bits(text: str, network: Network) -> bool:
+    """Whether an address in CIDR notation is another one than its network's, however it is spelled."""
+    return ipaddress.ip_address(text.partition("/")[0]) != network.network_address
 
 
 def _range_faults(text: str, subnet: Network) -> list[str]:
@@ -283,7 +291,7 @@ def _range_faults(text: str, subnet: Network) -> list[str]:
     block = ipaddress.ip_network(text, strict=False)
     if block.version != subnet.version:
         return [f"invalid ip-range {text}: parent subnet is an IPv{subnet.version} block"]
-    if str(block) != text:
+    if _has_host_bits(text, block):
         return [f"invalid ip-range {text}: it should be {block}"]
     if block.prefixlen < subnet.prefixlen:
         return [f"invalid ip-range {text}: CIDR block is bigger than its parent subnet {subnet}"]

@@ -19,7 +19,7 @@ from sampan.network import bridges, lan
 from sampan.network.firewall import Firewall, Segment
 from sampan.network.forwarding import Forwarding
 from sampan.network.ipam import Network
-from sampan.network.options import BridgeOptions, LanOptions
+from sampan.network.options import BridgeOptions, LanOptions, mark_match
 from sampan.network.sandbox import write_sysctl
 from sampan.network.sources import Sources
 
@@ -42,7 +42,8 @@ class Ground:
         self._indexes: dict[str, int] = {}
         self._options: dict[str, BridgeOptions] = {}
         try:
-            self._firewall = Firewall(self.table, Nft(), enabled=config.iptables)
+            mark = mark_match(config.bridge_accept_fwmark)
+            self._firewall = Firewall(self.table, Nft(), enabled=config.iptables, mark=mark)
             self.sources = Sources(self.table, self._firewall.nft)
         except NftError as failure:
             self.refusal = str(failure)

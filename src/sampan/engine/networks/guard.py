@@ -238,3 +238,15 @@ def egress_rules(
             hint="Use a bridge network, or leave sampan.egress out.",
         )
     return [str(rule) for text in given for rule in egress.parse(text)]
+
+
+def check_link_local(rules: list[str] | None, given: bool) -> None:
+    """InvalidParameter for ``--link-local-ip`` under egress control.
+
+    Such an address may be another container's, too, on another network: rules about it would be about both.
+    """
+    if rules is not None and given:
+        raise errors.InvalidParameter(
+            "conflicting options: link-local addresses and egress control",
+            hint="Leave --link-local-ip or sampan.egress out.",
+        )

@@ -26,7 +26,10 @@ JOINING, LEAVING = "joining", "leaving"
 
 
 class Subnet(msgspec.Struct, omit_defaults=True):
-    """One subnet of a network, as CIDR texts. An empty one is yet to be chosen, of ``family``."""
+    """One subnet of a network, as CIDR texts.
+
+    An empty one is yet to be chosen, of ``family``; so is 0.0.0.0/N or ::/N, with this prefix length.
+    """
 
     subnet: str
     gateway: str = ""
@@ -38,6 +41,11 @@ class Subnet(msgspec.Struct, omit_defaults=True):
     def version(self) -> int:
         """4 or 6."""
         return 6 if ":" in self.subnet else 4 if self.subnet else self.family
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is known which one it is."""
+        return bool(self.subnet) and not self.prefix().network_address.is_unspecified
 
     def prefix(self) -> Prefix:
         """The subnet, parsed."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sampan import errors
 from sampan.engine.networks import connect, publishing
 from sampan.engine.networks import endpoints as places
+from sampan.engine.networks.guard import check_link_local
 from sampan.engine.networks.names import resolver_wanted, sandbox_files
 from sampan.engine.networks.records import Endpoint, NetworkRecord, Sandbox, new_id
 from sampan.engine.networks.types import Prepared, SandboxRequest
@@ -122,6 +123,7 @@ class Sandboxes:
             item.egress = self._networks.guard.rules(
                 request.config, request.host, [network for network, _ in chosen]
             )
+            check_link_local(item.egress, any(endpoint.link_local for endpoint in item.endpoints))
             item.resolver = resolver_wanted(self._networks, item)
             if any(network.is_default_bridge for network, _settings in chosen):
                 item.links = dict(request.links)
@@ -279,15 +281,25 @@ class Sandboxes:
     async def _end_links(self, item: Sandbox) -> None:
         """Links go with their namespace, sooner or later.
 
-        At once where somebody else is in it, before another gets its addresses; and where rules end with the
-        container: its kernel may have packets left to send (what waits for an ARP answer keeps a namespace).
+        At once where somebody else is in it, before another gets its addresses. Where rules end with the
+        container they are mute until then: its kernel may have packets left to send (what waits for an ARP
+        answer keeps a namespace).
         """
-        at_once = item.egress is not None or self._networks.shared(item)
+        mute = self._mute(item)
+        shared = self._networks.shared(item)
         for endpoint in item.endpoints:
-            if endpoint.outer and at_once:
+            loud = item.egress is not None and endpoint.outer not in mute
+            if endpoint.outer and (shared or loud):
                 await _end_link(endpoint.outer)
             elif endpoint.outer:
                 self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + _SWEEP_AFTER
+
+    def _mute(self, item: Sandbox) -> set[str]:
+        ground = self._networks.ground
+        with contextlib.suppress(errors.SampanError):
+            if item.egress is not None and ground.firewall.present:
+                return ground.sources.mute(item.container)
+        return set()
 
     def _begin_sweep(self) -> None:
         if self._leaving and (self._sweeper is None or self._sweeper.done()):
@@ -301,6 +313,7 @@ class Sandboxes:
             for name in bridges.ports(self._networks.ground.route, self._networks.ground.table):
                 if name not in known and _OUTER.fullmatch(name):
                     self._leaving[name] = due
+                    self._networks.ground.sources.keep(name)
         self._begin_sweep()
 
     async def _sweep(self) -> None:
@@ -311,6 +324,7 @@ class Sandboxes:
             await asyncio.sleep(max(0.0, due - loop.time()))
             del self._leaving[name]
             await _end_link(name)
+            self._networks.ground.sources.bind(name, {})
 
     def close(self) -> None:
         """End links that leave at once: nobody looks after them any more."""

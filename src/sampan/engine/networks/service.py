@@ -18,7 +18,7 @@ from sampan.engine.networks.catalog import Catalog
 from sampan.engine.networks.create import CreateNetwork, plan
 from sampan.engine.networks.defaults import NO_BRIDGE, default_networks
 from sampan.engine.networks.ground import Ground
-from sampan.engine.networks.guard import Guard
+from sampan.engine.networks.guard import Guard, check_link_local
 from sampan.engine.networks.links import Links
 from sampan.engine.networks.names import Names, check_extra_hosts
 from sampan.engine.networks.publishing import Publishing
@@ -174,8 +174,13 @@ class Networks:
             if network is not None:
                 self._check_endpoint(network, settings)
         check_extra_hosts(host.extra_hosts or (), self.host_gateways())
-        for source in (config.labels, host.annotations):
-            egress.parse((source or {}).get(EGRESS, ""))
+        rules = [
+            source[EGRESS] for source in (config.labels, host.annotations) if source and EGRESS in source
+        ]
+        for text in rules:
+            egress.parse(text)
+        inner = [settings.ipam_config for settings in asked.values() if settings and settings.ipam_config]
+        check_link_local(rules or None, any(one.link_local_ips for one in inner))
         if mode == "host" and wanted:
             return ["Published ports are discarded when using host network mode"]
         alone = mode in ("none", "host") or mode.startswith("container:")

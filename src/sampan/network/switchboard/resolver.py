@@ -19,6 +19,7 @@ _MOST_WAITING = 100
 _MOST_STREAMS = 32
 _STREAM_IDLE = 30.0
 _LARGEST = 65535
+_OURS = (wire.A, wire.AAAA, wire.MX, wire.ANY)
 
 Reply = Callable[[bytes], None]
 
@@ -62,12 +63,16 @@ class Names:
         """The addresses behind a name (or name.network) on a network; None when nobody is called that."""
         table = self._by_name.get(network, {})
         holders = table.get(name)
-        if holders is None:
-            suffix = "." + self.titles.get(network, "").lower()
-            holders = table.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
+        if holders is None and self.ends_with_title(network, name):
+            holders = table.get(name[: -len(self.titles[network]) - 1])
         if holders is None:
             return None
         return [address for addresses in holders.values() for address in addresses]
+
+    def ends_with_title(self, network: str, name: str) -> bool:
+        """Whether a name ends with its network's."""
+        title = self.titles.get(network, "")
+        return bool(title) and name.endswith("." + title.lower())
 
     def owner(self, network: str, address: str) -> str:
         """The full name of an address; "" when nobody has it."""
@@ -175,10 +180,12 @@ class Resolver:
         if question.kind == wire.PTR:
             return self._reverse(question)
         found = self.client.links.get(question.name)
+        local = False
         for network in self.client.networks:
             if found is None:
                 found = self._names.find(network, question.name)
-        if found is None:
+                local = self._names.ends_with_title(network, question.name)
+        if found is None or (question.kind not in _OURS and self._elsewhere(question.name, local)):
             return None
         records = [wire.address_record(address) for address in found]
         wanted = [item for item in records if item[0] == question.kind or question.kind == wire.ANY]
@@ -186,6 +193,14 @@ class Resolver:
             turn = random.randrange(len(wanted))
             wanted = wanted[turn:] + wanted[:turn]
         return wire.answer(question, wanted, limit=limit)
+
+    def _elsewhere(self, name: str, local: bool) -> bool:
+        """Whether a container's name may be one of the Internet, too: what else is said of it is found there.
+
+        Of all other names we know that there is nothing else. Who was told instead that there is no such name
+        would not ask for its address any more (RFC 8020).
+        """
+        return "." in name and not local and bool(self.client.servers)
 
     def _reverse(self, question: wire.Question) -> bytes | None:
         address = wire.reverse_address(question.name)

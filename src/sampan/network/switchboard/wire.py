@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-A, PTR, AAAA, ANY = 1, 12, 28, 255
+A, PTR, MX, AAAA, ANY = 1, 12, 15, 28, 255
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 _IN = 1
 _HEAD = struct.Struct("!HHHHHH")

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
-_LOOKS, _LOOK = 200, 0.001  # how often, and every how many seconds, one looks whether the head has been read
+# Seconds between looks whether the head has been read: often at first, then for a client that gets no processor.
+_LOOKS = (*[0.001] * 100, *[0.01] * 190)
 
 
 class Hijacked:
@@ -85,10 +86,10 @@ class Hijacked:
         sock = self._transport.get_extra_info("socket")
         if sock is None or sock.family != socket.AF_UNIX:
             return
-        for _ in range(_LOOKS):
+        for pause in _LOOKS:
             if self.gone.is_set() or not _unread(sock.fileno()):
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(pause)
 
     def write_eof(self) -> None:
         """End our side only; the client may go on sending."""

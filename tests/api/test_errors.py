@@ -63,7 +63,7 @@ def world() -> Iterator[Daemon]:
     try:
         import_busybox(daemon)
         fill(daemon)
-        with socket.create_server(("127.0.0.1", 39218)):
+        with socket.create_server(("127.0.0.1", 29218)):
             yield daemon
     finally:
         daemon.close()
@@ -86,7 +86,7 @@ def fill(daemon: Daemon) -> None:
     create(daemon, "hostc", "sleep", "600", host={"NetworkMode": "host"})
     create(daemon, "lim", "sleep", "600", host={"Memory": 64 << 20, "MemorySwap": 128 << 20})
     create(daemon, "nolog", "sleep", "600", host={"LogConfig": {"Type": "none"}})
-    ports = {"80/tcp": [{"HostPort": "39217"}]}
+    ports = {"80/tcp": [{"HostPort": "29217"}]}
     create(daemon, "p1", "sleep", "600", host={"NetworkMode": "n1", "PortBindings": ports})
     create(daemon, "done", "sh", "-c", "ln -s /loop /loop")
     for name in ("web", "taken", "pau", "tt", "priv", "hostc", "lim", "nolog", "p1", "done"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import tarfile
 from collections.abc import Awaitable, Callable
@@ -142,13 +143,18 @@ def test_files(host: str) -> None:
 def test_events(host: str, unique: str) -> None:
     async def work(client: Any) -> None:
         subscriber = client.events.subscribe()
-        await asyncio.sleep(0.3)
+        while True:  # until it listens
+            volume = await client.volumes.create({"Name": unique})
+            await volume.delete()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(subscriber.get(), 0.2)
+                break
         container = await client.containers.run(config("true"), name=unique)
         await container.wait()
         await container.delete()
         seen = []
         while not seen or seen[-1] != "destroy":
-            event = await asyncio.wait_for(subscriber.get(), 10)
+            event = await asyncio.wait_for(subscriber.get(), 40)
             if event["Actor"]["Attributes"].get("name") == unique:
                 seen.append(event["Action"])
         assert seen == ["create", "start", "die", "destroy"]

@@ -41,7 +41,7 @@ services:
     stop_grace_period: 2s
   worker:
     image: busybox
-    command: sh -c "trap 'exit 0' TERM; echo worker ready; while :; do sleep 0.1; done"
+    command: sh -c "trap 'exit 0' TERM; echo worker ready; sleep 1000 & wait"
     mem_limit: 32m
     networks: [back]
     tmpfs: /scratch
@@ -200,7 +200,7 @@ def test_up_in_the_foreground(project: Project) -> None:
     assert " Up " not in project.compose("ps").stdout
 
 
-def test_logs_followed_and_events(project: Project) -> None:
+def test_logs_followed_and_events(sampand: Daemon, project: Project) -> None:
     assert COMPOSE is not None
     project.compose("up", "-d", "worker")
     words = [COMPOSE, "--no-ansi", "logs", "-f", "worker"]
@@ -214,10 +214,15 @@ def test_logs_followed_and_events(project: Project) -> None:
         stdout=events,
     )
     try:
-        time.sleep(1.0)
+        worker = project.container("worker")
+        deadline = time.monotonic() + 40
+        while "container unpause" not in Path(events.name).read_text():  # until it listens
+            assert time.monotonic() < deadline
+            for step in ("pause", "unpause"):
+                sampand.json("POST", f"/containers/{worker}/{step}")
+            time.sleep(0.2)
         project.compose("stop", "-t", "3", "worker")
-        assert follower.wait(10) == 0
-        deadline = time.monotonic() + 5
+        assert follower.wait(40) == 0
         while "container stop" not in Path(events.name).read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import Any
 
@@ -145,7 +144,7 @@ def test_run_with_everything(client: Any, unique: str, tmp_path: Any) -> None:
             unique
         ]
         assert container.image.tags == ["busybox:latest"]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while container.health != "healthy" and time.monotonic() < deadline:
             time.sleep(0.1)
             container.reload()
@@ -159,9 +158,8 @@ def test_run_with_everything(client: Any, unique: str, tmp_path: Any) -> None:
 
 
 def test_life(client: Any, unique: str) -> None:
-    container = client.containers.create(
-        "busybox", ["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.1; done"], name=unique
-    )
+    script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    container = client.containers.create("busybox", ["sh", "-c", script], name=unique)
     assert container.status == "created" and len(container.short_id) == 12
     container.start()
     container.reload()
@@ -176,8 +174,9 @@ def test_life(client: Any, unique: str) -> None:
     container.restart(timeout=5)
     container.kill(signal="SIGKILL")
     assert container.wait(timeout=10)["StatusCode"] == 137
+    output = container.attach(stream=True)
     container.start()
-    time.sleep(0.3)
+    assert next(output) == b"up\n"  # the trap is set
     container.stop(timeout=10)
     assert container.wait()["StatusCode"] == 5
     container.remove()
@@ -185,16 +184,24 @@ def test_life(client: Any, unique: str) -> None:
         container.reload()
 
 
+def begin_waiting(container: Any, condition: str) -> Any:
+    """``wait``, but for its answer's body: its head comes when the engine waits."""
+    api = container.client.api
+    return api._post(
+        api._url("/containers/{0}/wait", container.id), params={"condition": condition}, stream=True
+    )
+
+
 def test_waiting(client: Any) -> None:
-    container = client.containers.run("busybox", ["sh", "-c", "sleep 0.5; exit 3"], detach=True)
-    assert container.wait(condition="next-exit")["StatusCode"] == 3
-    removed: list[Any] = []
-    waiter = threading.Thread(target=lambda: removed.append(container.wait(condition="removed")))
-    waiter.start()
-    time.sleep(0.2)
+    script = "until [ -e /go ]; do sleep 0.1; done; exit 3"
+    container = client.containers.run("busybox", ["sh", "-c", script], detach=True)
+    ending = begin_waiting(container, "next-exit")
+    container.exec_run("touch /go")
+    assert ending.json()["StatusCode"] == 3
+    assert container.wait()["StatusCode"] == 3
+    removed = begin_waiting(container, "removed")
     container.remove()
-    waiter.join(10)
-    assert [one["StatusCode"] for one in removed] == [3]
+    assert removed.json()["StatusCode"] == 3
     box = client.containers.run("busybox", "sleep 100", detach=True)
     with pytest.raises(Exception, match="Read timed out"):
         box.wait(timeout=0.3)

@@ -106,7 +106,10 @@ def test_networks(client: Any, unique: str) -> None:
         network.connect(client_box, aliases=["caller"], ipv4_address="10.214.77.50")
         network.reload()
         assert {one.name for one in network.containers} == {server.name, client_box.name}
-        assert b"root:" in client_box.exec_run(f"wget -qO- http://{unique}srv/passwd").output
+        deadline = time.monotonic() + 30
+        while b"root:" not in client_box.exec_run(f"wget -qO- http://{unique}srv/passwd").output:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         client_box.reload()
         found = client_box.attrs["NetworkSettings"]["Networks"][unique]
         assert found["IPAddress"] == "10.214.77.50" and "caller" in found["Aliases"]

@@ -39,13 +39,13 @@ def test_logs(client: Any) -> None:
 
 
 def test_following_logs(client: Any) -> None:
-    script = "i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo $i; sleep 0.2; done"
+    script = "i=0; while [ $i -lt 5 ]; do i=$((i+1)); echo $i; until [ -e /$i ]; do sleep 0.05; done; done"
     container = client.containers.run("busybox", ["sh", "-c", script], detach=True)
     arrived = []
     for chunk in container.logs(stream=True, follow=True):
-        arrived.append((chunk, time.monotonic()))
-    assert b"".join(chunk for chunk, _ in arrived) == b"1\n2\n3\n4\n5\n"
-    assert arrived[-1][1] - arrived[0][1] > 0.5, "they came all at once"
+        arrived.append(chunk)
+        container.exec_run(["touch", f"/{int(chunk)}"])  # without it the next line would not come
+    assert arrived == [b"1\n", b"2\n", b"3\n", b"4\n", b"5\n"]
     container.remove()
 
 
@@ -79,10 +79,20 @@ def test_attach(client: Any) -> None:
 
 def test_attach_streams_and_logs(client: Any) -> None:
     container = client.containers.run(
-        "busybox", ["sh", "-c", "echo before; sleep 1; echo after; echo e >&2"], detach=True
+        "busybox",
+        ["sh", "-c", "echo before; until [ -e /go ]; do sleep 0.1; done; sleep 0.5; echo after; echo e >&2"],
+        detach=True,
     )
-    time.sleep(0.2)
-    assert b"after\n" in b"".join(container.attach(stream=True, logs=True, stdout=True))
+    deadline = time.monotonic() + 30
+    while container.logs() != b"before\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    seen = b""
+    for piece in container.attach(stream=True, logs=True, stdout=True):
+        if not seen:
+            container.exec_run("touch /go")
+        seen += piece
+    assert b"before\n" in seen and b"after\n" in seen
     container.wait()
     container.remove()
     container = client.containers.create("busybox", ["sh", "-c", "echo out; echo err >&2"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,18 @@ def core(host: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield container
 
 
+def served(address: str) -> bytes:
+    """What is there, as soon as the server listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return bytes(answer.read())
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_a_generic_container(core: Any, tmp_path: Any) -> None:
     from testcontainers.core.waiting_utils import wait_for_logs
 
@@ -32,7 +45,7 @@ def test_a_generic_container(core: Any, tmp_path: Any) -> None:
     with container.with_exposed_ports(8080).with_kwargs(init=True) as running:
         assert wait_for_logs(running, r"server is ready", timeout=20) >= 0
         address = f"http://{running.get_container_host_ip()}:{running.get_exposed_port(8080)}/passwd"
-        assert b"root:" in urllib.request.urlopen(address, timeout=10).read()
+        assert b"root:" in served(address)
         code, output = running.exec(["sh", "-c", "echo inside; exit 5"])
         assert (code, output) == (5, b"inside\n")
         stdout, stderr = running.get_logs()
@@ -64,7 +77,10 @@ def test_networks_and_volumes(core: Any, tmp_path: Any) -> None:
         )
         with server, asker:
             wait_for_logs(server, "up", timeout=20)
-            assert asker.exec("wget -qO- http://pages/index.html").output == b"shared page\n"
+            deadline = time.monotonic() + 30
+            while asker.exec("wget -qO- http://pages/index.html").output != b"shared page\n":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
 
 
 def test_an_image_of_its_own(core: Any, tmp_path: Any) -> None:

@@ -20,7 +20,7 @@ def group() -> Iterator[Path]:
     directory = root / f"smpb-bpf-{os.getpid()}"
     directory.mkdir()
     yield directory
-    for _ in range(100):
+    for _ in range(3000):
         with contextlib.suppress(OSError):
             directory.rmdir()
             return

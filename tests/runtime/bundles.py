@@ -123,7 +123,7 @@ class Bundle:
             [*RUNTIME, "--root", str(self.root), *words],
             cwd=self.path,
             text=True,
-            timeout=60,
+            timeout=100,
             **{"stdin": subprocess.DEVNULL, "capture_output": True, **options},
         )
         if check and done.returncode:
@@ -164,14 +164,14 @@ class Bundle:
 
     def await_status(self, status: str) -> None:
         """Wait until the container has this status."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.state()["status"] != status:
             assert time.monotonic() < deadline, self.state()
             time.sleep(0.02)
 
     def said(self, wanted: str = "") -> str:
         """What a created container wrote; with ``wanted`` waits until that is in it."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while wanted not in (text := (self.path / "out").read_text()):
             assert time.monotonic() < deadline, text
             time.sleep(0.02)

@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ async def supervised() -> AsyncIterator[tuple[Supervisor, Box]]:
             await process.abort()
         await supervisor.close()
         box.remove()
+
+
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait for something that another process brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        await asyncio.sleep(0.01)
 
 
 async def read_all(sock: socket.socket) -> bytes:

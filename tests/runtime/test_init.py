@@ -14,7 +14,7 @@ import pytest
 
 from sampan.runtime import init
 from tests.runtime import machines
-from tests.runtime.running import start, supervised
+from tests.runtime.running import logged, start, supervised, until
 
 _SIGNALS = set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV}
 
@@ -68,7 +68,7 @@ def test_signals_are_passed_on(program: list[str], tmp_path: Path) -> None:
     wait_for(tmp_path / "up")
     for name in names:
         os.kill(pid, getattr(signal, f"SIG{name}"))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (tmp_path / "got").exists() or name not in (tmp_path / "got").read_text().split():
             assert time.monotonic() < deadline, name
             time.sleep(0.01)
@@ -77,7 +77,7 @@ def test_signals_are_passed_on(program: list[str], tmp_path: Path) -> None:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -87,20 +87,24 @@ def wait_for(path: Path) -> None:
 def test_orphans_are_reaped_by_little_memory() -> None:
     if platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip("this machine has no small init")
-    script = "for i in 1 2 3 4 5; do (sleep .05 &) ; done; sleep 60"
+    script = "for i in 1 2 3 4 5; do (sleep .05 &) ; done; touch /up; sleep 60"
 
     async def go() -> None:
         async with supervised() as (supervisor, box):
             process = await start(supervisor, box.plan(["sh", "-c", script], init=True, env=["A=b"]))
             own = Path(f"/proc/{process.pid}")
-            await asyncio.sleep(0.4)
+            await until((own / "root/up").exists)
             assert (own / "comm").read_text() == "docker-init\n"
             assert (own / "environ").read_bytes().split(b"\0")[0] == b"A=b"
             assert (own / "cmdline").read_bytes().startswith(b"/sbin/docker-init\0--\0sh\0")
-            states = subprocess.run(
-                ["ps", "-o", "stat=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
-            )
-            assert not [line for line in states.stdout.splitlines() if line.startswith("Z")]
+            children = ["ps", "-o", "args=", "--ppid", str(process.pid)]
+
+            def alone() -> bool:
+                """Whether none of the orphans is there any more, alive or dead."""
+                found = subprocess.run(children, capture_output=True, text=True).stdout.splitlines()
+                return found == ["sleep 60"]
+
+            await until(alone)
             (size,) = [line for line in (own / "smaps_rollup").read_text().splitlines() if line[:4] == "Pss:"]
             assert int(size.split()[1]) < 100  # kB
             with pytest.raises(OSError):
@@ -114,10 +118,11 @@ def test_orphans_are_reaped_by_little_memory() -> None:
 def test_rules_that_forbid_it_leave_the_interpreter() -> None:
     async def go() -> None:
         async with supervised() as (supervisor, box):
-            plan = box.plan(["sh", "-c", "trap 'exit 6' TERM; while :; do sleep .05; done"], init=True)
+            script = "trap 'exit 6' TERM; echo up; while :; do sleep .05; done"
+            plan = box.plan(["sh", "-c", script], init=True)
             plan["rlimits"] = [[1, 0, 0]]  # RLIMIT_FSIZE: nothing can be written, the program neither
             process = await start(supervisor, plan)
-            await asyncio.sleep(0.3)
+            await until(lambda: logged(plan["log"]["path"]) == "up\n")
             assert "memfd" not in os.readlink(f"/proc/{process.pid}/exe")
             process.signal(15)
             assert (await process.wait()).code == 6

@@ -13,7 +13,7 @@ from sampan.errors import StartFailure
 from sampan.kernel import mounts, namespaces
 from sampan.runtime.supervisor import Supervisor
 from tests.runtime.plans import ALL_NAMESPACES, Box
-from tests.runtime.running import finish, start, supervised
+from tests.runtime.running import finish, logged, start, supervised, until
 
 pytestmark = pytest.mark.root
 
@@ -401,7 +401,7 @@ def test_init_reaps_and_forwards() -> None:
             process = await start(supervisor, plan)
             with open(f"/proc/{process.pid}/cmdline", "rb") as shown:
                 assert shown.read().startswith(b"/sbin/docker-init\0--\0sh\0")
-            await asyncio.sleep(0.3)
+            await until(lambda: logged(plan["log"]["path"]) == "up\n")
             process.signal(15)
             assert (await process.wait()).code == 5
 
@@ -451,11 +451,7 @@ def test_abort_before_go_leaves_nothing() -> None:
         pid, monitor = process.pid, process.monitor_pid
         await process.abort()
         assert not os.path.exists(f"/proc/{pid}")
-        for _ in range(100):
-            if not os.path.exists(f"/proc/{monitor}"):
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("the monitor is still there")
+        await until(lambda: not os.path.exists(f"/proc/{monitor}"))
 
     async def main() -> None:
         async with supervised() as (supervisor, box):

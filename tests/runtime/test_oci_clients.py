@@ -35,7 +35,7 @@ def launcher(tmp_path: Path) -> Path:
 def _caller(*lead: str) -> Call:
     def call(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*lead, *words], text=True, capture_output=True, timeout=60, stdin=subprocess.DEVNULL
+            [*lead, *words], text=True, capture_output=True, timeout=100, stdin=subprocess.DEVNULL
         )
         assert not (check and done.returncode), (words, done.stdout, done.stderr)
         return done
@@ -104,7 +104,7 @@ def _containerd(directory: Path) -> Iterator[str]:
         ) as daemon,
     ):
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not os.path.exists(address) and time.monotonic() < deadline:
                 time.sleep(0.05)
             yield address
@@ -134,7 +134,7 @@ def test_containerd(launcher: Path, oci_rootfs: Path) -> None:
             assert "PAUSED" in ctr("task", "ls").stdout
             ctr("task", "resume", "second")
             ctr("task", "kill", "--signal", "SIGKILL", "second")
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while "STOPPED" not in ctr("task", "ls").stdout and time.monotonic() < deadline:
                 time.sleep(0.05)
             ctr("task", "rm", "second", check=False)

@@ -51,8 +51,8 @@ def _put(config: dict[str, Any], path: str, value: Any) -> None:
         ("mounts.0", {"destination": "/x", "type": "bind"}, "mounts[0].source: a bind mount needs it"),
         (
             "mounts.0",
-            {"destination": "/x", "source": "/nosuch", "type": "bind", "options": ["bind"]},
-            'error mounting \\"/nosuch\\" to rootfs at \\"/x\\": no such file or directory',
+            {"destination": "/x", "source": "/proc/nosuch", "type": "bind", "options": ["bind"]},
+            'error mounting \\"/proc/nosuch\\" to rootfs at \\"/x\\": no such file or directory',
         ),
         (
             "mounts.0",
@@ -98,7 +98,7 @@ def test_refusals_name_the_field(bundle: Bundle, path: str, value: Any, words: s
 
 def test_bundles_that_are_none(bundle: Bundle, tmp_path: Path) -> None:
     assert "config.json not found" in bundle.fails("create", "--bundle", str(tmp_path), bundle.id)
-    assert "no such file or directory" in bundle.fails("create", "--bundle", "/nosuch", bundle.id)
+    assert "no such file or directory" in bundle.fails("create", "--bundle", "/proc/nosuch", bundle.id)
     assert "invalid container ID format" in bundle.fails("create", "a/b")
     (bundle.path / "config.json").write_text('{"ociVersion": ')
     done = bundle.call("create", bundle.id, check=False)

@@ -121,7 +121,7 @@ def test_signals_reach_a_foreground_container(bundle: Bundle) -> None:
         assert running.stdout.readline() == "ready\n"
         running.terminate()
         try:
-            assert running.wait(10) == 3
+            assert running.wait(60) == 3
         finally:
             running.kill()
         assert running.stdout.read() == "got it\n"
@@ -236,7 +236,7 @@ def _receive_master(path: Path, box: list[tuple[str, int]]) -> threading.Thread:
 
 def _read_until(fd: int, wanted: bytes) -> bytes:
     text = b""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while wanted not in text and time.monotonic() < deadline:
         if select.select([fd], [], [], 0.2)[0]:
             text += os.read(fd, 1000)
@@ -250,7 +250,7 @@ def test_terminal_through_a_console_socket(bundle: Bundle) -> None:
     box: list[tuple[str, int]] = []
     thread = _receive_master(bundle.path / "c", box)
     bundle.create("--console-socket", str(bundle.path / "c"))
-    thread.join(10)
+    thread.join(60)
     bundle.call("start", bundle.id)
     master = box[0][1]
     text = _read_until(master, b"/dev/console")
@@ -261,7 +261,7 @@ def test_terminal_through_a_console_socket(bundle: Bundle) -> None:
     box.clear()
     thread = _receive_master(bundle.path / "d", box)
     bundle.call("exec", "--tty", "--detach", "--console-socket", str(bundle.path / "d"), bundle.id, "tty")
-    thread.join(10)
+    thread.join(60)
     assert b"/dev/pts/1" in _read_until(box[0][1], b"/dev/pts/1")
     os.close(box[0][1])
     os.close(master)
@@ -289,7 +289,7 @@ def test_foreground_terminal(bundle: Bundle) -> None:
             text = _read_until(master, b"21 65")
             os.write(master, b"hello\r")
             text += _read_until(master, b"said hello")
-            code = running.wait(10)
+            code = running.wait(60)
         finally:
             running.kill()
     assert b"/dev/pts/0\r\n21 65" in text
@@ -371,7 +371,7 @@ def test_create_killed_half_way_can_be_deleted(bundle: Bundle) -> None:
     bundle.write()
     command = [*RUNTIME, "--root", str(bundle.root), "create", bundle.id]
     with subprocess.Popen(command, cwd=bundle.path) as creating:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (bundle.path / "here").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         creating.kill()

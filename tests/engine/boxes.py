@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,8 @@ async def engine(roots: Roots, **changes: Any) -> AsyncIterator[Engine]:
 
 
 def run_async(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine function to its end, at most a minute."""
-    asyncio.run(asyncio.wait_for(work(), 60))
+    """Run a coroutine function to its end, within pytest's patience."""
+    asyncio.run(asyncio.wait_for(work(), 110))
 
 
 async def make(made: Engine, *cmd: str, name: str = "", host: HostConfig | None = None, **config: Any) -> str:
@@ -129,6 +129,13 @@ async def finish(made: Engine, reference: str) -> int:
     future = waits.begin(made.containers, made.containers.get(reference), "next-exit")
     await lifecycle.start(made.containers, reference)
     return await future
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = 60) -> None:
+    """Wait for what a container brings about."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 async def output(made: Engine, reference: str, **options: Any) -> bytes:

@@ -41,7 +41,7 @@ def end(sampand: Any, container: str) -> tuple[int, str]:
 
 def remove(sampand: Any, container: str) -> None:
     sampand.json("DELETE", f"/containers/{container}?force=1")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while list(ROOT.glob(f"**/{container}")):
         assert time.monotonic() < deadline, "the group stays"
         time.sleep(0.05)

@@ -22,7 +22,7 @@ from sampan.runtime.config import (
     RestartPolicy,
     UpdateRequest,
 )
-from tests.engine.boxes import Roots, engine, finish, make, output, run_async
+from tests.engine.boxes import Roots, engine, finish, make, output, run_async, until
 
 pytestmark = pytest.mark.root
 
@@ -76,11 +76,11 @@ def test_a_start_that_fails_leaves_it_created(
 def test_stop_sends_the_signal_then_kills(roots: Roots) -> None:
     async def work() -> None:
         async with engine(roots) as made:
-            polite = await make(made, "sh", "-c", "trap 'exit 9' TERM; while :; do sleep .05; done")
+            polite = await make(made, "sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep .05; done")
             deaf = await make(made, "sleep", "600")
             for one in (polite, deaf):
                 await lifecycle.start(made.containers, one)
-            await asyncio.sleep(0.3)
+            await until(lambda: output(made, polite))
             await lifecycle.stop(made.containers, polite)
             await lifecycle.stop(made.containers, deaf, timeout=0)
             assert made.containers.get(polite).state.exit_code == 9
@@ -96,16 +96,26 @@ def test_pause_stops_the_clock_of_its_processes(roots: Roots) -> None:
         async with engine(roots) as made:
             one = await make(made, "sh", "-c", "while :; do echo tick; sleep .02; done")
             await lifecycle.start(made.containers, one)
-            await asyncio.sleep(0.2)
+            await until(lambda: output(made, one))
             await lifecycle.pause(made.containers, one)
-            before = await output(made, one)
-            await asyncio.sleep(0.2)
-            assert await output(made, one) == before
+            seen = [b"", await output(made, one)]
+
+            async def silent() -> bool:
+                await asyncio.sleep(0.2)  # what was written before may still be on its way
+                seen[:] = seen[1], await output(made, one)
+                return seen[0] == seen[1]
+
+            await until(silent)
+            before = seen[1]
             with pytest.raises(errors.Conflict, match="already paused"):
                 await lifecycle.pause(made.containers, one)
+            assert await output(made, one) == before
             await lifecycle.unpause(made.containers, one)
-            await asyncio.sleep(0.2)
-            assert len(await output(made, one)) > len(before)
+
+            async def goes_on() -> bool:
+                return len(await output(made, one)) > len(before)
+
+            await until(goes_on)
 
     run_async(work)
 
@@ -221,7 +231,7 @@ def test_exec_has_its_own_code_user_and_directory(roots: Roots) -> None:
             config = ExecConfig(cmd=["sh", "-c", "exit $(id -u)"], user="7", working_dir="/tmp")
             exec_ = made.execs.create(one, config)
             await made.execs.start(exec_.id, ExecStart(detach=True))
-            await asyncio.wait_for(exec_.over.wait(), 5)
+            await asyncio.wait_for(exec_.over.wait(), 60)
             assert made.execs.document(exec_.id)["ExitCode"] == 7
             with pytest.raises(errors.Conflict, match="has already run"):
                 await made.execs.start(exec_.id, ExecStart(detach=True))
@@ -271,12 +281,13 @@ def test_many_come_and_go_and_nothing_is_left(roots: Roots) -> None:
 def test_signals_reach_the_first_process(roots: Roots) -> None:
     async def work() -> None:
         async with engine(roots) as made:
-            one = await make(made, "sh", "-c", "trap 'echo usr1; exit 4' USR1; while :; do sleep .05; done")
+            script = "trap 'echo usr1; exit 4' USR1; echo up; while :; do sleep .05; done"
+            one = await make(made, "sh", "-c", script)
             await lifecycle.start(made.containers, one)
-            await asyncio.sleep(0.3)
+            await until(lambda: output(made, one))
             await lifecycle.kill(made.containers, one, "SIGUSR1")
             live = made.containers.live(made.containers.get(one))
-            await asyncio.wait_for(live.run_over.wait(), 5)
+            await asyncio.wait_for(live.run_over.wait(), 60)
             assert made.containers.get(one).state.exit_code == 4
             with pytest.raises(errors.Conflict, match=f"cannot kill container: {one[:12]}: container {one}"):
                 await lifecycle.kill(made.containers, one[:12], str(int(signal.SIGTERM)))

@@ -24,7 +24,7 @@ def run(roots: Roots) -> subprocess.CompletedProcess[str]:
     found = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found
     command = [sys.executable, "-c", found[1], str(roots.base)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_the_pages_program_runs_and_leaves_nothing() -> None:

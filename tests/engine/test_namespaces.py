@@ -8,7 +8,8 @@ def test_ipc_of_another_container(sampand: Any, busybox: str) -> None:
     make = "echo kept > /dev/shm/f; sleep 600"
     sampand.docker("run", "-d", "--name", "ipc-donor", "--ipc", "shareable", busybox, "sh", "-c", make)
     try:
-        inside = ("readlink /proc/self/ns/ipc; cat /dev/shm/f; echo back > /dev/shm/g",)
+        wait = "until grep -q kept /dev/shm/f 2>/dev/null; do sleep .05; done"
+        inside = (f"readlink /proc/self/ns/ipc; {wait}; cat /dev/shm/f; echo back > /dev/shm/g",)
         seen = sampand.docker("run", "--rm", "--ipc", "container:ipc-donor", busybox, "sh", "-c", *inside)
         donor = sampand.docker("exec", "ipc-donor", "sh", "-c", "readlink /proc/self/ns/ipc; cat /dev/shm/g")
         assert seen.stdout.splitlines()[1] == "kept"

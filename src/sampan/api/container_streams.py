@@ -70,7 +70,8 @@ async def _replay(
     query = request.query
     wanted = LogOptions(stdout=query.bool("stdout"), stderr=query.bool("stderr"))
     async for chunk in logs_.of_container(engine.containers, container, wanted):
-        await client.write(chunk)
+        if chunk:
+            await client.write(chunk)
 
 
 async def attach_websocket(engine: Engine, request: Request) -> Answer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -124,7 +126,18 @@ def furnished(engine: Engine) -> Engine:
         *("--name", "cli-run", "--label", "cli=1", "-v", "cli-volume:/v", "--stop-timeout", "1"),
         *("busybox:cli", "sh", "-c", "echo one; echo two >&2; echo x > /new; exec sleep 1000"),
     )
+    # What is listed stays as it is from now on.
+    until(lambda: b"sleep" in engine.sampan("exec", "cli-run", "cat", "/proc/1/comm").stdout)
+    until(lambda: len(engine.sampan("logs", "cli-run").stdout + engine.sampan("logs", "cli-run").stderr) == 8)
     return engine
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it, for half a minute."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _normal(output: bytes) -> str:
@@ -132,6 +145,9 @@ def _normal(output: bytes) -> str:
     text = output.decode("utf-8", "replace").replace("docker:", "sampan:")
     text = re.sub(r"\bdocker (?=[a-z]+ (--help|\[|CONT)|[a-z]+')", "sampan ", text)
     text = re.sub(r"(\d+|About an?|Less than a) (second|minute)s?( ago)?", "<AGE>", text)
+    text = re.sub(
+        r"(?m)^(\S+ +\d+ +\d+) +\d+ +\d\d:\d\d ", r"\1 <C> <STIME> ", text
+    )  # ps -ef: both can change
     text = re.sub(r"  +", "  ", text)
     text = re.sub(r"(?m)^(Did you mean .*|Without a terminal .*)\n", "", text)
     return re.sub(r"[0-9a-f]{64}", "<ID>", text) if "Error response" in text else text
@@ -166,6 +182,7 @@ def test_cp_follows_dockers_rules(clean: Engine, tmp_path: Path) -> None:
         name = f"cp{number}"
         script = "mkdir /real; echo 1 > /real/one; ln -s /real /lnk; ln -s /made /dang; exec sleep 100"
         clean.run_detached("--name", name, "busybox:cli", "sh", "-c", script)
+        until(lambda name=name: clean.sampan("exec", name, "readlink", "/dang").stdout != b"")  # type: ignore[misc]
         outcome: list[object] = []
         for line in (
             *(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
@@ -40,21 +39,35 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self.master, text)
 
-    def expect(self, text: bytes, timeout: float = 20) -> None:
+    def expect(self, text: bytes, timeout: float = 40, asking: bytes = b"") -> None:
+        """Read until ``text`` comes; type ``asking`` twice a second until then."""
         deadline = time.monotonic() + timeout
         while text not in self.seen:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.master], [], [], left)[0]:
-                raise AssertionError(f"{text!r} was not seen in {self.seen!r}")
-            self.seen += os.read(self.master, 4096)
+            self.type(asking)
+            assert time.monotonic() < deadline, f"{text!r} was not seen in {self.seen!r}"
+            self.read(0.5)
 
-    def end(self, timeout: float = 20) -> int:
+    def read(self, seconds: float) -> bool:
+        """Read what comes within that time; whether something came."""
+        if not select.select([self.master], [], [], seconds)[0]:
+            return False
+        self.seen += os.read(self.master, 4096)
+        return True
+
+    def attached(self, timeout: float = 40) -> None:
+        """Wait until what is typed goes to the container as it is."""
+        deadline = time.monotonic() + timeout
+        while termios.tcgetattr(self.slave)[3] & termios.ICANON:
+            assert time.monotonic() < deadline and self.process.poll() is None
+            time.sleep(0.01)
+
+    def end(self, timeout: float = 40) -> int:
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"still running: {self.seen!r}"
-            if select.select([self.master], [], [], 0.05)[0]:
-                with contextlib.suppress(OSError):
-                    self.seen += os.read(self.master, 4096)
+            self.read(0.05)
+        while self.read(0):  # its last words
+            continue
         assert termios.tcgetattr(self.slave) == self.before, "the terminal was left in raw mode"
         os.close(self.slave)
         os.close(self.master)
@@ -68,9 +81,7 @@ def test_shell_on_a_terminal(clean: Engine) -> None:
     terminal.expect(b"24 80")
     terminal.size(40, 120)
     os.kill(terminal.process.pid, signal.SIGWINCH)
-    time.sleep(0.5)
-    terminal.type(b"stty size\n")
-    terminal.expect(b"40 120")
+    terminal.expect(b"40 120", asking=b"stty size\n")
     terminal.type(b"exit 5\n")
     assert terminal.end() == 5
 
@@ -91,14 +102,14 @@ def test_detach_and_attach_again(clean: Engine) -> None:
     assert terminal.end() == 0
     assert clean.sampan("inspect", "-f", "{{.State.Running}}", "det").stdout == b"true\n"
     again = Terminal(clean, "attach", "--detach-keys", "ctrl-x,x", "det")
-    time.sleep(0.5)
+    again.attached()
     again.type(b"echo ba''ck\n")
     again.expect(b"back")
     again.type(b"\x18x")
     again.expect(b"read escape sequence")
     assert again.end() == 1
     last = Terminal(clean, "attach", "det")
-    time.sleep(0.5)
+    last.attached()
     last.type(b"exit 6\n")
     assert last.end() == 6
 

@@ -106,11 +106,11 @@ def parse_filters(text: str) -> dict[str, list[str]]:
     try:
         found = msgspec.json.decode(text.encode("utf-8", "surrogateescape"))
     except (msgspec.DecodeError, UnicodeError):
-        raise errors.InvalidParameter("invalid filter") from None
+        raise _no_filters() from None
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise errors.InvalidParameter("invalid filter")
+        raise _no_filters()
     return {name: _filter_values(values) for name, values in found.items()}
 
 
@@ -121,7 +121,13 @@ def _filter_values(values: object) -> list[str]:
         return list(values)
     if isinstance(values, list) and all(isinstance(value, str) for value in values):
         return values
-    raise errors.InvalidParameter("invalid filter")
+    raise _no_filters()
+
+
+def _no_filters() -> errors.InvalidParameter:
+    return errors.InvalidParameter(
+        "invalid filter", hint='Filters are JSON such as {"label": ["name=value"]}.'
+    )
 
 
 def filter_bool(filters: dict[str, list[str]], name: str, default: bool) -> bool:

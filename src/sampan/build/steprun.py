@@ -84,7 +84,8 @@ class RunStep:
                 )
             if mount.type == "secret" and mount.required and mount.id not in self.build.options.secrets:
                 raise NotFound(
-                    f"secret {mount.id}: not found", hint="Give it with sampan build --secret id=…"
+                    f"secret {mount.id}: not found",
+                    hint=f"Give it with sampan build --secret id={mount.id},src=FILE, or leave out required=true.",
                 )
 
     async def _inputs(self, config: imageconfig.Config) -> Inputs:

@@ -102,7 +102,10 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise errors.SystemFailure(f"can't listen on unix://{path}: there is a file that is no socket")
+        raise errors.SystemFailure(
+            f"can't listen on unix://{path}: there is a file that is no socket",
+            hint="Move that file away or choose another -H.",
+        )
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1)
         try:

@@ -298,7 +298,9 @@ def parse_config(raw: bytes) -> dict[str, Any]:
         raise InvalidParameter("invalid image JSON, no RootFS key")
     for diff_id in diff_ids or []:
         if not isinstance(diff_id, str):
-            raise InvalidParameter("invalid image configuration: diff_ids")
+            raise InvalidParameter(
+                f"invalid image configuration: rootfs.diff_ids holds {diff_id!r}, which is no digest"
+            )
         digests.parse(diff_id)
     return document
 

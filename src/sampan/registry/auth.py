@@ -145,7 +145,7 @@ class Authorizer:
             answer = self._ask(values, [("scope", one) for one in scopes])
         token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str) or not token:
-            raise errors.SystemFailure("the registry's token server gave no token")
+            raise _no_token(values["realm"])
         life = answer.get("expires_in")
         seconds = max(_SHORTEST, life if isinstance(life, int) else 0)
         return f"Bearer {token}", time.monotonic() + seconds - _MARGIN
@@ -208,23 +208,29 @@ def _answer(realm: str, send: Callable[[], urllib3.BaseHTTPResponse]) -> dict[st
             continue
         pause = limits.pause(response, attempt)
         if pause is None or last:
-            return _read(response)
+            return _read(realm, response)
         time.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+def _read(realm: str, response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     if response.status in (400, 401, 403):
         raise errors.Unauthorized("unauthorized: incorrect username or password")
     if response.status == 429:
         text = "toomanyrequests: the registry's token server wants fewer requests"
         raise errors.SystemFailure(text, hint=limits.explained(response.headers))
     if response.status != 200:
-        raise errors.SystemFailure(f"the registry's token server failed with status: {response.status}")
+        raise errors.SystemFailure(
+            f"the registry's token server {realm} failed with status: {response.status}"
+        )
     try:
         answer = json.loads(response.data[:LIMIT])
     except ValueError as error:
-        raise errors.SystemFailure("the registry's token server gave no token") from error
+        raise _no_token(realm) from error
     if not isinstance(answer, dict):
-        raise errors.SystemFailure("the registry's token server gave no token")
+        raise _no_token(realm)
     return answer
+
+
+def _no_token(realm: str) -> errors.SystemFailure:
+    return errors.SystemFailure(f"the registry's token server {realm} gave no token")

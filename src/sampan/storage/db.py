@@ -58,7 +58,7 @@ class Database:
             done = row[0] if row else 0
             if done > len(statements):
                 raise errors.SystemFailure(
-                    f"the data root was written by a newer sampan ({component} {done})",
+                    f"{self.path} was written by a newer sampan ({component} {done})",
                     hint="Use that version or a later one.",
                 )
             for statement in statements[done:]:

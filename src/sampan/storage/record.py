@@ -80,29 +80,37 @@ class RecordWriter:
 
 
 class _Input:
-    """Exact reads from the record's decompressed pieces."""
+    """Exact reads from a record's decompressed pieces. SystemFailure when it is damaged."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    def __init__(self, path: Path, read: Callable[[int], bytes]) -> None:
+        self._path = path
         self._pieces = decompressed("zstd", read)
         self._data = b""
         self._position = 0
 
     def take(self, size: int) -> bytes:
         while len(self._data) - self._position < size:
-            piece = next(self._pieces, b"")
-            if not piece:
-                raise errors.SystemFailure("the record of a layer is damaged")
+            piece = self._next()
             self._data = self._data[self._position :] + piece
             self._position = 0
         start = self._position
         self._position += size
         return self._data[start : start + size]
 
+    def _next(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except (StopIteration, errors.InvalidParameter) as problem:
+            raise errors.SystemFailure(
+                f"{self._path}, the record of a layer, is damaged",
+                hint="Remove the image and pull or load it again.",
+            ) from problem
+
 
 def replay(record: Path, diff: Path, extra: Path, moved: Moved) -> Iterator[bytes]:
     """The archive's bytes, in pieces. SystemFailure when a file of the layer isn't as it was."""
     with open(record, "rb", buffering=0) as file:
-        source = _Input(file.read)
+        source = _Input(record, file.read)
         with _Files(diff, extra, moved) as files:
             pending: list[bytes] = []
             while True:

@@ -113,7 +113,7 @@ def _destination(source: str, facts: dict[str, Any], target: str) -> tuple[str, 
     if os.path.isdir(full):
         return full, (name, "" if contents_only else name)
     if os.path.lexists(full) and is_folder:
-        raise CLIError("cannot copy directory")
+        raise CLIError("cannot copy directory", hint=f"{full} is there already and is no directory.")
     if target.endswith("/") and not is_folder:
         raise CLIError("no such directory", hint=f"Make it first: mkdir {target}")
     if contents_only:
@@ -140,9 +140,9 @@ def _into(cli: CLI, options: Options, source: str, name: str, target: str) -> in
     if is_folder:
         folder, entry = path, "" if contents_only else base
     elif facts is not None and from_folder:
-        raise CLIError("cannot copy directory")
+        raise CLIError("cannot copy directory", hint=f"{name}:{path} is there already and is no directory.")
     elif facts is None and path.endswith("/") and not from_folder:
-        raise CLIError("no such directory")
+        raise CLIError("no such directory", hint=f"Make it first: sampan exec {name} mkdir {path}")
     else:
         clean = path.rstrip("/.") or "/"
         folder, entry = os.path.dirname(clean), os.path.basename(clean)

@@ -33,7 +33,9 @@ def check(kind: str, options: dict[str, str]) -> None:
         address(options.get("syslog-address", ""))
         facility(options.get("syslog-facility", ""))
         if options.get("syslog-format", "") not in _FORMATS:
-            raise errors.InvalidParameter("Invalid syslog format")
+            raise errors.InvalidParameter(
+                "Invalid syslog format", hint=f"Known are {', '.join(_FORMATS[1:])}."
+            )
 
 
 def address(text: str) -> tuple[str, str, int]:
@@ -62,7 +64,7 @@ def facility(text: str) -> int:
         return _FACILITIES.index(text)
     if text.isdecimal() and int(text) < len(_FACILITIES):
         return int(text)
-    raise errors.InvalidParameter("invalid syslog facility")
+    raise errors.InvalidParameter("invalid syslog facility", hint=f"Known are {', '.join(_FACILITIES)}.")
 
 
 def probe(kind: str, options: dict[str, str]) -> None:

@@ -45,10 +45,12 @@ class Guard:
         """Look at the host's rules once and from now on at every change."""
         self._legacy.open()
         self.look()
-        with contextlib.suppress(OSError):
+        try:
             self._own = own_pid()
             self._monitor = Monitor()
             asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._changed)
+        except OSError as failure:
+            log.warning("other people's changes of nftables go unnoticed: %s", failure)
 
     def close(self) -> None:
         """Watch no more."""
@@ -179,8 +181,10 @@ class Guard:
         """
         own = frozenset(address for endpoint in item.endpoints for address in endpoint.addresses())
         if item.egress is not None and own:
-            with contextlib.suppress(OSError):
+            try:
                 await asyncio.to_thread(conntrack.forget, lambda flow: flow.source in own)
+            except OSError as failure:
+                log.warning("%s: what it has under way stays as it is: %s", item.name, failure)
 
     def _refused_elements(self) -> list[tuple[int, dict[str, Any]]]:
         found = []

@@ -32,7 +32,7 @@ class LegacyWatch:
         """Begin to watch."""
         self._seen = legacy.fingerprint()
         self._wait()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # without it changes are seen a little later, by comparing
             self._fd = inotify.init()
             asyncio.get_running_loop().add_reader(self._fd, self._readable)
             self._watch()

@@ -372,8 +372,12 @@ class Sandboxes:
         reserved = self._networks.publishing.take(item.container)
         reserved = reserved or (self._networks.publishing.again(item) if lacks_ports else [])
         sockets = None
-        with contextlib.suppress(OSError):
+        try:
             sockets = await self._new_sockets(item)
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # it has ended meanwhile
+        except OSError as failure:
+            log.warning("%s: its names and ports on 127.0.0.1 are gone: %s", item.name, failure)
         await self._networks.switchboard.serve(
             item.container, item.pid, self._networks.publishing.targets(item), reserved, sockets
         )

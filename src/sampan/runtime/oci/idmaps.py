@@ -40,7 +40,10 @@ def _by_helper(name: str, pid: int, text: str) -> None:
 
     path = shutil.which(name)
     if path is None:
-        raise SystemFailure(f"{name} isn't installed, and without it only one id can be mapped")
+        raise SystemFailure(
+            f"{name} isn't installed, and without it only one id can be mapped",
+            hint="Install it (Debian's package: uidmap).",
+        )
     child = os.posix_spawn(path, [name, str(pid), *text.split()], os.environ)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:

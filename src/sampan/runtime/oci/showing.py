@@ -33,7 +33,7 @@ def state(context: Context, options: dict[str, Any], rest: list[str]) -> int:
 def _format(options: dict[str, Any]) -> str:
     found = options["format"] or "table"
     if found not in ("table", "json"):
-        raise InvalidParameter("invalid format option")
+        raise InvalidParameter("invalid format option", hint="Known are table and json.")
     return str(found)
 
 
@@ -83,7 +83,7 @@ def _ps(words: list[str]) -> list[str]:
         actions = [(os.POSIX_SPAWN_DUP2, output, 1)]
         child = os.posix_spawnp("ps", ["ps", *words], os.environ, file_actions=actions)
         if os.waitpid(child, 0)[1]:
-            raise SystemFailure("ps failed")
+            raise SystemFailure(f"ps {' '.join(words)} failed", hint="What it said stands above.")
         return os.pread(output, os.fstat(output).st_size, 0).decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         raise SystemFailure("ps isn't installed", hint="Use --format json.") from None

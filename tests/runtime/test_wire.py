@@ -28,6 +28,17 @@ def test_what_a_peer_said_before_it_went_is_heard_though_it_left_ours_unread() -
         os.close(fd)
 
 
+def test_the_log_of_a_monitor_that_has_gone_is_complete() -> None:
+    async def work() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = Process("container", ours)
+        theirs.close()  # the engine has not heard of it yet
+        await asyncio.wait_for(process.sync_log(), 20)
+        process.forget()
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("said", [True, False])
 def test_a_monitor_that_ends_while_it_is_asked_for_its_log_has_told_the_exit(said: bool) -> None:
     """``docker run`` of what ends at once, by docker-py: it asks for the log while the monitor ends."""

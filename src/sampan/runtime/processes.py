@@ -224,7 +224,10 @@ class Process:
             end.sock.close()
 
     async def sync_log(self) -> None:
-        """Returns when all output that the monitor has read is in the log file, or the monitor is silent."""
+        """Returns when all output that the monitor has read is in the log file, or the monitor is silent.
+
+        One that has gone has completed the log.
+        """
         if self._exit.done():
             return
         token = len(self._syncs)
@@ -232,8 +235,9 @@ class Process:
             token += 1
         self._syncs[token] = self._loop.create_future()
         try:
-            self._tell(("sync", token))
-            await asyncio.wait([self._syncs[token]], timeout=_SYNC_PATIENCE)
+            with contextlib.suppress(OSError):
+                self.send(("sync", token))
+                await asyncio.wait([self._syncs[token]], timeout=_SYNC_PATIENCE)
         finally:
             self._syncs.pop(token, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sampan.build.caret import blamed
+from sampan.build.mistakes import in_writing
 from sampan.errors import InvalidParameter
 
 
@@ -70,18 +71,18 @@ class DockerfileError(InvalidParameter):
             self.message = f"failed to parse {name}: {self.reason}"
         elif self.span is not None:
             self.message = f"dockerfile parse error on line {self.span.first}: {self.reason}"
-        if self.span is not None:
-            self.hint = frame(name, lines, self.span, self.reason)
-            if self.mended:
-                self.hint += f"\ndid you mean `{self.mended}`?"
-            if self.advice:
-                self.hint += f"\n{self.advice}"
+        if self.span is not None and not (self.mended or self.advice) and self.span.first <= len(lines):
+            self.advice = in_writing(self.reason, lines, self.span.first)
+        shown = [frame(name, lines, self.span, self.reason)] if self.span is not None else []
+        shown += [f"did you mean `{self.mended}`?"] if self.mended else []
+        self.hint = "\n".join([*shown, *([self.advice] if self.advice else [])])
         self.args = (self.message,)
         return self
 
 
 def nearest(word: str, known: list[str], limit: int = 2) -> str | None:
-    """The entry of ``known`` within ``limit`` edits of ``word`` (case ignored), the closest; or None."""
+    """The entry of ``known`` closest to ``word`` (case ignored), within ``limit`` edits and half its letters; or None."""
+    limit = min(limit, len(word) // 2)
     best: tuple[int, str] | None = None
     for candidate in known:
         distance = edit_distance(word.lower(), candidate.lower(), limit)
@@ -91,12 +92,17 @@ def nearest(word: str, known: list[str], limit: int = 2) -> str | None:
 
 
 def edit_distance(a: str, b: str, limit: int) -> int:
-    """Levenshtein distance of ``a`` and ``b``; anything above ``limit`` is reported as ``limit + 1``."""
+    """How many letters to add, drop, change or swap with the next make ``b`` of ``a``; anything above ``limit`` is
+    reported as ``limit + 1``.
+    """
     if abs(len(a) - len(b)) > limit:
         return limit + 1
+    before: list[int] = []
     row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    for i, x in enumerate(a):
+        before, above, row = row, before, [i + 1]
+        for j, y in enumerate(b):
+            row.append(min(before[j + 1] + 1, row[j] + 1, before[j] + (x != y)))
+            if i and j and x == b[j - 1] and a[i - 1] == y:
+                row[-1] = min(row[-1], above[j - 1] + 1)
     return min(row[-1], limit + 1)

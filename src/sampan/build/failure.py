@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sampan.build.diagnostics import Span, frame
 from sampan.build.instructions import Dockerfile
+from sampan.build.mistakes import in_doing
 from sampan.errors import SampanError
 
 
@@ -21,5 +22,6 @@ def located(error: SampanError, file: Dockerfile, span: Span) -> BuildFailed:
         return error
     code = error.detail_code if isinstance(error, BuildFailed) else None
     shown = frame(file.name, file.lines, span, error.message if code is None else "")
-    hint = f"{shown}\n{error.hint}" if error.hint else shown
+    advice = error.hint or in_doing(error.message, file, span.first)
+    hint = f"{shown}\n{advice}" if advice else shown
     return BuildFailed(error.message, hint=hint, detail_code=code)

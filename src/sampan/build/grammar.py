@@ -7,32 +7,12 @@ import re
 from collections.abc import Callable
 
 from sampan.build import instructions as ins
-from sampan.build.diagnostics import DockerfileError, Span, nearest
+from sampan.build.diagnostics import DockerfileError, Span, frame, nearest
 from sampan.build.durations import parse_duration
 from sampan.build.mountflag import parse_mount_flag
 from sampan.build.parser import Heredoc, Node, Parsed, heredoc_head, parse, parse_json_list, split_command
 from sampan.errors import InvalidParameter
 
-KEYWORDS = [
-    "ADD",
-    "ARG",
-    "CMD",
-    "COPY",
-    "ENTRYPOINT",
-    "ENV",
-    "EXPOSE",
-    "FROM",
-    "HEALTHCHECK",
-    "LABEL",
-    "MAINTAINER",
-    "ONBUILD",
-    "RUN",
-    "SHELL",
-    "STOPSIGNAL",
-    "USER",
-    "VOLUME",
-    "WORKDIR",
-]
 _STAGE_NAME = re.compile(r"^[a-z][a-z0-9_.\-]*$")
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 
@@ -65,15 +45,14 @@ def _stages(parsed: Parsed) -> ins.Dockerfile:
         else:
             raise _no_stage(node, parsed)
     if not file.stages:
-        raise DockerfileError("no build stage in current context", None)
+        raise DockerfileError("no build stage in current context", None, advice="It needs a FROM line.")
     return file
 
 
 def _no_stage(node: Node, parsed: Parsed) -> DockerfileError:
-    error = DockerfileError("no build stage in current context", None)
-    found = DockerfileError("", node.span).located(parsed.name, parsed.lines)
-    error.hint = found.hint + f"\nA FROM instruction must come before {node.name}."
-    return error
+    place = frame(parsed.name, parsed.lines, _at(node, 0, len(node.keyword)))
+    advice = f"{place}\nA FROM instruction must come before {node.name}."
+    return DockerfileError("no build stage in current context", None, advice=advice)
 
 
 def instruction_of(node: Node, escape: str = "\\") -> ins.Instruction:
@@ -104,9 +83,11 @@ def _unknown(node: Node) -> DockerfileError:
     """An unknown keyword, with the line as it was meant when a known one lost its space (``COPY. /app``)."""
     keyword = node.keyword
     for known in sorted(KEYWORDS, key=len, reverse=True):
-        glued = keyword.upper().startswith(known) and keyword[len(known) :]
-        if glued and not glued[0].isalnum() and glued[0] != "_":
-            mended = f"{keyword[: len(known)]} {glued} {' '.join([*node.flags, node.rest])}".rstrip()
+        glued = keyword[len(known) :] if keyword.upper().startswith(known) else ""
+        lost = bool(glued) and not glued[0].isalnum() and glued[0] != "_"
+        # A slip of the finger in a keyword in capitals would be in capitals, too.
+        if lost or (glued and keyword.startswith(known) and not (glued.isalpha() and glued.isupper())):
+            mended = f"{keyword[: len(known)]} {glued.strip()} {' '.join([*node.flags, node.rest])}".rstrip()
             reason = f"unknown instruction: {keyword} (did you mean {known}?)"
             return DockerfileError(reason, _at(node, len(known)), mended=mended)
     close = nearest(keyword, KEYWORDS)
@@ -118,7 +99,7 @@ def _unknown(node: Node) -> DockerfileError:
 
 
 def _at(node: Node, offset: int, width: int = 1) -> Span:
-    return Span(node.span.first, node.span.last, offset, width)
+    return Span(node.span.first, node.span.last, node.indent + offset, width)
 
 
 class _Line:
@@ -208,6 +189,8 @@ def _from(line: _Line) -> ins.From:
     elif len(words) != 1:
         name = "NAME" if [word.lower() for word in words[1:]] == ["as"] else words[-1] if words else ""
         mended = f"{line.node.keyword} {words[0]} AS {name}" if len(words) == 2 else ""
+        if len(words) == 2 and words[0].endswith(":"):
+            mended = f"{line.node.keyword} {words[0]}{words[1]}"
         raise line.error("FROM requires either one or three arguments", mended)
     comment = "\n".join(line.node.comments)
     return ins.From(*line.common(), words[0], stage, platform, as_keyword, comment)
@@ -497,3 +480,4 @@ _BUILDERS: dict[str, Callable[[_Line], ins.Instruction]] = {
     "VOLUME": _volume,
     "WORKDIR": _text,
 }
+KEYWORDS = sorted(_BUILDERS)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sampan.build import instructions as ins
+from sampan.build.diagnostics import nearest
 from sampan.build.durations import format_duration
 from sampan.errors import InvalidParameter
 
@@ -173,7 +174,8 @@ def check_signal(text: str) -> None:
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):  # any number but 0, as dockerd has it
         known = int(text) != 0
     if not known and not realtime:
-        raise InvalidParameter(f"invalid signal: {text}")
+        close = nearest(f"SIG{name}", list(signal.Signals.__members__))
+        raise InvalidParameter(f"invalid signal: {text}", hint=f"did you mean {close}?" if close else "")
 
 
 def _expose(config: Config, one: ins.Instruction, expand: Expander, _: StageState) -> str:

@@ -257,6 +257,10 @@ class _Checker:
                 f"JSON arguments recommended for {step.name} to prevent unintended behavior "
                 "related to OS signals"
             )
+            if step.command.words[0].startswith("["):
+                message += (
+                    ": this is no JSON list (texts in double quotes, a comma between two), so a shell gets it"
+                )
             yield Finding("JSONArgsRecommended", message, step.span)
         elif step.name == "MAINTAINER":
             message = "Maintainer instruction is deprecated in favor of using label"

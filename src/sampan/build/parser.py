@@ -57,6 +57,7 @@ class Node:
     heredocs: list[Heredoc] = field(default_factory=list)
     comments: list[str] = field(default_factory=list)
     empty_continuation: bool = False
+    indent: int = 0
 
     @property
     def name(self) -> str:
@@ -100,7 +101,10 @@ def parse(data: bytes, name: str = "Dockerfile") -> Parsed:
         )
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise InvalidParameter(f"the Dockerfile ({name}) is no text: there is a NUL byte in line {line}")
+        hint = "It is UTF-16; save it as UTF-8." if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        raise InvalidParameter(
+            f"the Dockerfile ({name}) is no text: there is a NUL byte in line {line}", hint=hint
+        )
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     lines = text.split("\n")
     if lines[-1] == "":
@@ -147,7 +151,9 @@ class _Reader:
                 nodes.append(self.node(bare, comments))
                 comments = []
         if not nodes:
-            raise DockerfileError("file with no instructions", syntax=True)
+            raise DockerfileError(
+                "file with no instructions", advice="It needs at least a FROM line.", syntax=True
+            )
         return nodes
 
     def directive(self, line: str) -> bool:
@@ -176,7 +182,9 @@ class _Reader:
         logical, empty = self.join(first)
         keyword, flags, rest = split_command(logical)
         span = Span(start + 1, self.at)
-        node = Node(keyword, logical.strip(), flags, rest, span, [], comments, empty)
+        line = self.lines[start]
+        indent = len(line) - len(line.lstrip(" \t\v\f\r"))
+        node = Node(keyword, logical.strip(), flags, rest, span, [], comments, empty, indent)
         if "<<" in logical and may_hold_heredoc(node):
             node.heredocs = [self.heredoc(head, start) for head in heredoc_heads(logical)]
             node.span = Span(start + 1, self.at)
@@ -227,8 +235,19 @@ class _Reader:
             if (terminator.lstrip("\t") if head.chomp else terminator) == head.name:
                 return Heredoc(head.name, "".join(content), head.expand, head.chomp, head.descriptor)
             content.append(line + "\n")
-        advice = f"It ends with {head.name} alone on a line."
-        raise DockerfileError("unterminated heredoc", Span(start + 1, start + 1), advice=advice, syntax=True)
+        raise _unterminated(head, self.lines, start)
+
+
+def _unterminated(head: Heredoc, lines: list[str], start: int) -> DockerfileError:
+    advice = f"It ends with {head.name} alone on a line."
+    for number, line in enumerate(lines[start + 1 :], start + 2):
+        if line.strip() == head.name:
+            advice += (
+                f" Line {number} has blanks beside it{'' if head.chomp else '; <<- allows tabs before it'}."
+            )
+    column = lines[start].find("<<")
+    span = Span(start + 1, start + 1, column, 2) if column >= 0 else Span(start + 1, start + 1)
+    return DockerfileError("unterminated heredoc", span, advice=advice, syntax=True)
 
 
 def split_command(line: str) -> tuple[str, list[str], str]:

@@ -178,7 +178,12 @@ class CopyStep:
 
     def _check_count(self, count: int) -> None:
         if not count and not self.exclude:
-            raise BuildFailed(f"{self.one.name} failed: no source files were specified")
+            shown = ", ".join(self.word(text) for text in self.one.sources)
+            where = self.from_ or "the context (or what the ignore file leaves of it)"
+            raise BuildFailed(
+                f"{self.one.name} failed: no source files were specified",
+                hint=f"Nothing in {where} matches {shown}.",
+            )
         if count > 1 and not self.destination.endswith("/"):
             raise BuildFailed(
                 f"When using {self.one.name} with more than one source file, "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sampan.cli.flags import Options
 
 REFRESH = 512 * 1024
+_EPOCH = "SOURCE_DATE_EPOCH"
 _OURS = ("check", "no-cache-filter", "output", "secret", "ssh", "why")
 
 
@@ -305,8 +306,10 @@ def _query(cli: CLI, options: Options, sent: context.Context) -> dict[str, Any]:
 
 
 def _arguments(entries: list[str], proxies: dict[str, str]) -> dict[str, str | None]:
-    """``NAME=value``, or ``NAME`` for the value it has here."""
+    """``NAME=value``, or ``NAME`` for the value it has here; SOURCE_DATE_EPOCH goes along, as in buildx."""
     found: dict[str, str | None] = dict(proxies)
+    if epoch := os.environ.get(_EPOCH):
+        found[_EPOCH] = epoch
     for entry in entries:
         name, equals, value = entry.partition("=")
         found[name] = value if equals else os.environ.get(name)

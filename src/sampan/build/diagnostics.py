@@ -81,7 +81,7 @@ class DockerfileError(InvalidParameter):
 
 
 def nearest(word: str, known: list[str], limit: int = 2) -> str | None:
-    """The entry of ``known`` closest to ``word`` (case ignored): ``limit`` edits at most, half its letters; or None."""
+    """The entry of ``known`` closest to ``word`` (case ignored), by ``limit`` edits at most, half its letters."""
     limit = min(limit, len(word) // 2)
     best: tuple[int, str] | None = None
     for candidate in known:

@@ -170,6 +170,48 @@ def test_linked_files_of_a_named_user(door: Door) -> None:
     assert owners == ["41:41", "42:42"]
 
 
+def test_capabilities_of_files_last(door: Door, sampand: Daemon, tmp_path: Path) -> None:
+    """What setcap gave a file of the context is there in copies, after a commit, and in a saved archive."""
+    ping = tmp_path / "context" / "d" / "ping"
+    ping.parent.mkdir(parents=True)
+    ping.write_bytes(b"x")
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    os.setxattr(ping, "security.capability", capability)
+    (ping.parent.parent / "Dockerfile").write_text(
+        f"FROM {door.base}\nCOPY d /d\nFROM {door.base}\nRUN true > /made\nCOPY --from=0 /d /a\n"
+        "COPY --chown=5:6 d /b\nCOPY --link d /c\nRUN cp /a/ping /plain\n"
+    )
+    built = door.daemon.docker("build", "-q", str(ping.parent.parent)).stdout.strip().splitlines()[-1]
+    container = sampand.docker("create", "--network", "none", built, "true").stdout.strip()
+    try:
+        committed = sampand.docker("commit", "-m", "again", container, "capable:1").stdout.strip()
+        layers = [door.inspect(image)["RootFS"]["Layers"] for image in (built, committed)]
+        assert layers[0] == layers[1] and len(layers[0]) == 6
+        copied = sampand.docker("run", "-d", "--network", "none", committed, "touch", "/more").stdout.strip()
+        sampand.docker("wait", copied)
+        more = sampand.docker("commit", copied, "capable:2").stdout.strip()
+        sampand.docker("rm", copied)
+        assert door.inspect(more)["RootFS"]["Layers"][:-1] == layers[0]
+        saved = tmp_path / "saved.tar"
+        sampand.docker("save", "-o", str(saved), "capable:2")
+        sampand.docker("rmi", "capable:1", "capable:2")
+        sampand.docker("load", "-i", str(saved))
+        loaded = sampand.docker("create", "--network", "none", "capable:2").stdout.strip()
+        sampand.docker("export", "-o", str(tmp_path / "export.tar"), loaded)
+        sampand.docker("rm", loaded)
+        sampand.docker("rmi", "capable:2")
+    finally:
+        sampand.docker("rm", container)
+    with tarfile.open(tmp_path / "export.tar") as tar:
+        found = {
+            one.name: one.pax_headers.get("SCHILY.xattr.security.capability")
+            for one in tar
+            if one.isreg() and one.name in ("a/ping", "b/ping", "plain")
+        }
+    text = capability.decode("utf-8", "surrogateescape")
+    assert found == {"a/ping": text, "b/ping": text, "plain": None}
+
+
 class _Proxy(http.server.BaseHTTPRequestHandler):
     asked: list[str]
 

@@ -107,9 +107,8 @@ def _store_kept(
     upper = containers.state_dir(container.id) / "upper"
     changed = bool(diff.changes(upper, containers.lowers(container)))
     base = containers.images.by_id(container.image) if container.image else None
-    diff_ids = (
-        [layer.diff_id for layer in containers.layers.chain(container.chain)] if container.chain else []
-    )
+    below = containers.layers.chain(container.chain) if container.chain else []
+    diff_ids = [layer.diff_id for layer in reversed(below)]
     if changed:
         diff_ids.append(containers.layers.capture(container.chain or None, upper).diff_id)
     now = rfc3339(time.time_ns())

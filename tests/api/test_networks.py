@@ -79,6 +79,26 @@ def test_creations_refused(sampand: Any, request_body: dict[str, Any], status: i
     assert sampand.json("GET", "/v1.50/networks") == before
 
 
+@pytest.mark.parametrize("mode", ["none", "host", "container:somebody"])
+def test_what_only_an_interface_can_have(sampand: Any, busybox: str, mode: str) -> None:
+    def refused(**more: Any) -> str:
+        status, _heads, body = sampand.api(
+            "POST",
+            "/v1.50/containers/create",
+            {"Image": busybox, "HostConfig": {"NetworkMode": mode}, **more},
+        )
+        assert status == 400, body
+        return str(json.loads(body)["message"])
+
+    mac = refused(MacAddress="02:42:ac:11:00:99")
+    assert mac == "conflicting options: mac-address and the network mode"
+    fixed = {"EndpointsConfig": {mode: {"IPAMConfig": {"IPv4Address": "10.9.9.9"}}}}
+    wanted = "user-specified IP address is supported on user-defined networks only"
+    assert refused(NetworkingConfig=fixed) == (
+        f"invalid config for network {mode}: invalid endpoint settings:\n{wanted}"
+    )
+
+
 def test_subnets_by_their_size_alone(sampand: Any, made: list[str]) -> None:
     made.append("sized")
     sizes = ipam({"Subnet": "0.0.0.0/28"}, {"Subnet": "::/96"})
@@ -93,7 +113,7 @@ def test_subnets_however_they_are_spelled(sampand: Any, made: list[str]) -> None
     assert create(sampand, "spelled", EnableIPv6=True, IPAM=ipam(asked))[0] == 201
     shown = sampand.json("GET", "/v1.50/networks/spelled")["IPAM"]["Config"]
     wanted = {"Subnet": "fd00:0:aa::/64", "IPRange": "fd00:0:aa:0:1::/80", "Gateway": "fd00:0:aa::9"}
-    assert wanted in shown
+    assert wanted in shown and shown.index(wanted) == 1, "IPv4 comes first"
 
 
 def test_life_of_a_network(sampand: Any, made: list[str]) -> None:

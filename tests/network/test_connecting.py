@@ -50,6 +50,52 @@ async def test_connect_and_disconnect_while_running(lab: Lab) -> None:
 
 
 @in_lab()
+async def test_who_was_taken_off_his_last_network_stays_so(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    web, _box = await lab.run("n1", name="web", ports={"80/tcp": "8080"})
+    await lab.networks.disconnect("n1", "web")
+    await lab.stop(web)
+    box, _prepared = await lab.start(web)
+    assert lab.networks.settings(web.id)["Networks"] == {}
+    shown = subprocess.run(box.command("ip", "-o", "link"), capture_output=True, text=True).stdout
+    assert shown.count("\n") == 1 and ": lo:" in shown
+    await lab.networks.connect("n1", "web")
+    box.app(ECHO, "tcp", "0.0.0.0", "80", "web")
+    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    await lab.stop(web)
+    await lab.networks.disconnect("n1", "web")
+    await lab.networks.connect("bridge", "web")
+    await lab.start(web)
+    assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
+
+
+@in_lab()
+async def test_from_none_to_a_network(lab: Lab) -> None:
+    await lab.networks.create(CreateNetwork(name="n1"))
+    none, box = await lab.run("none", name="alone")
+    with pytest.raises(errors.InvalidParameter, match="in private \\(none\\) mode"):
+        await lab.networks.connect("n1", "alone")
+    await lab.networks.disconnect("none", "alone")
+    await lab.networks.connect("n1", "alone")
+    assert (await lookup(box, "alone")).startswith("NOERROR 172.")
+    await lab.stop(none)
+    await lab.start(none)
+    assert list(lab.networks.settings(none.id)["Networks"]) == ["n1"]
+
+
+@in_lab()
+async def test_connecting_again_before_the_start(lab: Lab) -> None:
+    subnet = IPAM(config=[IPAMConfig(subnet="172.29.60.0/24")])
+    await lab.networks.create(CreateNetwork(name="n2", ipam=subnet))
+    web = lab.container(name="web")
+    fixed = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="172.29.60.77"), aliases=["al"])
+    await lab.networks.connect("n2", "web", fixed)
+    await lab.networks.connect("n2", "web", EndpointSettings(ipam_config=EndpointIPAMConfig()))
+    box, _prepared = await lab.start(web)
+    assert await lookup(box, "al") == "NOERROR 172.29.60.77"
+
+
+@in_lab()
 async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
     await lab.networks.create(CreateNetwork(name="aaa"))  # it would be the way out
     web, box = await lab.run(name="web", ports={"80/tcp": "8080"})

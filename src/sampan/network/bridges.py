@@ -39,7 +39,10 @@ def ensure(
             _make(route, name, mtu, table, ipv6=any(_six(wanted)))
             link = rt.find_link(route, name)
         if link is None or link.kind != "bridge":
-            raise SystemFailure(f"{name} is no bridge", hint="Remove that link, or name another bridge.")
+            raise SystemFailure(
+                f"existing interface {name} is not a bridge",
+                hint="Remove that link, or name another bridge.",
+            )
         if any(_six(wanted)) and link.alias == mark(table):
             _set6(name, "accept_ra", "0")  # what containers advertise is none of the host's business
             _set6(name, "disable_ipv6", "0")

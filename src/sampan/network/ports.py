@@ -207,18 +207,21 @@ class Reservations:
             undo.callback(lambda: self.release(result))
             for host in hosts:
                 published = Published(wanted.port, wanted.protocol, host, port)
-                self._check_own(published)
+                self._check_own(published, owner)
                 result.append(Reserved(published, bind(published)))
                 self.adopt([published], owner)
             undo.pop_all()
         return result
 
-    def _check_own(self, item: Published) -> None:
+    def _check_own(self, item: Published, asker: str) -> None:
         for host, owner in self._owned.get(_place(item), {}).items():
+            who = "This container publishes it twice: leave one out"
+            if owner != asker:
+                who = f"Container {owner[:12]} has it: stop that one"
             if host == item.host_ip or ANY[6 if ":" in host else 4] in (host, item.host_ip):
                 raise _Taken(
                     f"Bind for {_show(item.host_ip)}:{item.host_port} failed: port is already allocated",
-                    hint=f"Container {owner[:12]} has it: stop that one, or publish another host port.",
+                    hint=f"{who}, or publish another host port.",
                 )
 
 

@@ -34,6 +34,8 @@ def check_conflicts(config: ContainerConfig, host: HostConfig, mode: str, shared
 
     ``shared_hostname`` is the hostname of the container whose namespace is to be joined.
     """
+    if config.mac_address and (mode in ("none", "host") or mode.startswith("container:")):
+        raise errors.InvalidParameter("conflicting options: mac-address and the network mode")
     if not mode.startswith("container:"):
         if mode == "host" and host.links:
             raise errors.InvalidParameter(f"conflicting options: host type networking {_NO_LINKS}")
@@ -64,7 +66,9 @@ async def connect(networks: Networks, reference: str, who: str, settings: Endpoi
     if network.config_only:
         raise errors.Forbidden(f"configuration network {network.name} cannot be used for containers")
     if item is None or not item.pid:
-        _note(networks, container, network, settings)
+        known = places.asked(container.networks, container.host.network_mode)
+        if network.name not in known or not places.says_nothing(settings):
+            _note(networks, container, network, settings)
         return
     if places.find(item, network.id) is not None:
         raise errors.Forbidden(
@@ -81,7 +85,7 @@ def _check(network: NetworkRecord, container: Container) -> None:
         )
     if not places.is_private(mode):
         raise errors.InvalidParameter(places.SHARED)
-    if mode == "none" or network.driver == "null":
+    if network.driver == "null" or "none" in places.asked(container.networks, mode):
         raise errors.InvalidParameter(places.PRIVATE)
 
 
@@ -267,7 +271,7 @@ async def disconnect(networks: Networks, reference: str, who: str, *, force: boo
         raise errors.SystemFailure(f"container {container.id} is not connected to network {network.name}")
 
     def forget() -> None:
-        container.networks = {name: settings for name, settings in asked.items() if name != named}
+        container.networks = places.without(asked, {named})
         networks._containers().save(container)
 
     if item is not None and endpoint is not None:
@@ -374,7 +378,7 @@ async def recover(networks: Networks, item: Sandbox) -> None:
             endpoint.phase = ""
             hostsfile.add(path, endpoint.addresses(), item.label)
         else:
-            container.networks = {name: asked[name] for name in asked if name not in names}
+            container.networks = places.without(asked, names)
             networks._containers().save(container)
             item.endpoints.remove(endpoint)
             networks.catalog.release(endpoint.network_id, endpoint.addresses())

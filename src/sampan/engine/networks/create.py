@@ -277,7 +277,7 @@ def check_ipam(configs: Iterable[IPAMConfig], *, ipv4: bool = True, ipv6: bool =
             result.append(Subnet(str(subnet), item.gateway, block, aux))
     if faults:
         raise errors.InvalidParameter("invalid network config:\n" + "\n".join(faults))
-    return result
+    return sorted(result, key=lambda item: item.version)  # as dockerd shows them
 
 
 def _has_host_bits(text: str, network: Network) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sampan import errors
@@ -22,6 +22,9 @@ SHARED = (
 )
 PRIVATE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
 
+NOWHERE = ""
+"""The key among a container's networks that says that it was taken off the last one, and starts without any."""
+
 
 def network_mode(mode: str) -> str:
     """The mode with its default filled in: bridge, host, none, ``container:…`` or a network's name."""
@@ -36,19 +39,36 @@ def is_private(mode: str) -> bool:
 def asked(request_networks: Mapping[str, EndpointSettings | None], mode: str) -> dict[str, EndpointSettings]:
     """Endpoint settings by network name, the network of ``mode`` first, the others sorted by name.
 
-    A container that names no network is on the one of its mode.
+    A container that names no network is on the one of its mode, unless it was taken off that.
     """
     named = {
         (DEFAULT if name == "default" else name): settings or EndpointSettings()
         for name, settings in request_networks.items()
+        if name != NOWHERE
     }
     main = network_mode(mode)
     if main.startswith("container:"):
         return dict(sorted(named.items()))
     if not named:
-        return {main: EndpointSettings()}
+        return {} if NOWHERE in request_networks else {main: EndpointSettings()}
     first = {main: named.pop(main)} if main in named else {}
     return {**first, **dict(sorted(named.items()))}
+
+
+def without(
+    named: Mapping[str, EndpointSettings], names: Collection[str]
+) -> dict[str, EndpointSettings | None]:
+    """What is left of a container's networks when it is taken off some."""
+    left: dict[str, EndpointSettings | None] = {name: named[name] for name in named if name not in names}
+    return left or {NOWHERE: None}
+
+
+def says_nothing(settings: EndpointSettings) -> bool:
+    """Whether nothing is asked of an endpoint."""
+    ipam = settings.ipam_config or EndpointIPAMConfig()
+    addresses = ipam.ipv4_address or ipam.ipv6_address or ipam.link_local_ips
+    others = settings.aliases or settings.links or settings.driver_opts or settings.mac_address
+    return not (addresses or others or settings.gw_priority)
 
 
 def choose(catalog: Catalog, request: SandboxRequest) -> list[tuple[NetworkRecord, EndpointSettings]]:
@@ -67,18 +87,21 @@ def choose(catalog: Catalog, request: SandboxRequest) -> list[tuple[NetworkRecor
     return result
 
 
-def check_settings(network: NetworkRecord, settings: EndpointSettings) -> None:
-    """InvalidParameter for addresses that the network can't give ("invalid endpoint settings:\\n…")."""
+def check_settings(network: NetworkRecord | None, settings: EndpointSettings) -> None:
+    """InvalidParameter for addresses that the network can't give ("invalid endpoint settings:\\n…").
+
+    Without a network (in another container's namespace) none can be given.
+    """
     faults = []
     wanted = settings.ipam_config or EndpointIPAMConfig()
     given = [(4, wanted.ipv4_address), (6, wanted.ipv6_address)]
-    if any(text for _version, text in given) and (network.predefined):
+    if any(text for _version, text in given) and (network is None or network.predefined):
         faults.append("user-specified IP address is supported on user-defined networks only")
     else:
         for version, text in given:
-            if text and not _holds(network, version, text):
+            if text and network is not None and not _holds(network, version, text):
                 faults.append(f"no configured subnet contains IP address {text}")
-    if (settings.aliases or []) and network.predefined and network.driver in ("host", "null"):
+    if settings.aliases and (network is None or (network.predefined and network.driver in ("host", "null"))):
         faults.append("network-scoped aliases are only supported for user-defined networks")
     if faults:
         raise errors.InvalidParameter("invalid endpoint settings:\n" + "\n".join(faults))

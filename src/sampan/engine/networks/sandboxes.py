@@ -335,23 +335,16 @@ class Sandboxes:
                 _delete_link(self._networks.ground.route, name)
 
     async def restore(self, running: Mapping[str, int]) -> None:
-        """After a restart of the engine: go on with the containers that run, release the others."""
+        """After a restart of the engine: go on with the containers that run, release the others.
+
+        ``running`` has their pids; one that is 0 isn't known yet: :meth:`resume` or ``release`` follows.
+        """
         for item in list(self._live.values()):
             pid = running.get(item.container)
-            if pid is None or (places.is_private(item.mode) and pid != item.pid):
+            if pid is None or (pid and places.is_private(item.mode) and pid != item.pid):
                 await self.release(item.container)
-                continue
-            item.pid = pid
-            try:
-                with self.changing(item):
-                    await connect.recover(self._networks, item)
-            except (errors.SampanError, OSError) as failure:
-                log.warning("container %s: networks it was joining or leaving: %s", item.name, failure)
-            with contextlib.suppress(errors.SampanError, OSError):
-                self._forward(item)
-                self._networks.publishing.open(item)
-                self._networks.guard.control(item)
-                await self._networks.links.attached(item)
+            elif pid:
+                await self._go_on(item, pid)
         self._sweep_strays()
         own = [item for item in self._live.values() if places.is_private(item.mode)]
         await self._networks.switchboard.restore(
@@ -359,7 +352,28 @@ class Sandboxes:
             [endpoint.id for item in own for endpoint in item.endpoints],
         )
         for item in self._live.values():
+            if running[item.container]:
+                await self.mend(item)
+
+    async def resume(self, container: str, pid: int) -> None:
+        """Go on with one whose pid is known only now."""
+        item = self._live.get(container)
+        if item is not None:
+            await self._go_on(item, pid)
             await self.mend(item)
+
+    async def _go_on(self, item: Sandbox, pid: int) -> None:
+        item.pid = pid
+        try:
+            with self.changing(item):
+                await connect.recover(self._networks, item)
+        except (errors.SampanError, OSError) as failure:
+            log.warning("container %s: networks it was joining or leaving: %s", item.name, failure)
+        with contextlib.suppress(errors.SampanError, OSError):
+            self._forward(item)
+            self._networks.publishing.open(item)
+            self._networks.guard.control(item)
+            await self._networks.links.attached(item)
 
     async def mend(self, item: Sandbox) -> None:
         """Give the switchboard what it lacks for a running sandbox: it was killed, or starts anew."""

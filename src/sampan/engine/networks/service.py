@@ -115,9 +115,16 @@ class Networks:
         self.ground.close()
 
     async def restore(self, running: Mapping[str, int]) -> None:
-        """After a restart: ``running`` has the pid of every container that runs; the rest is released."""
+        """After a restart: ``running`` has the pid of every container that runs; the rest is released.
+
+        Of one that may run the pid is 0, and ``resume`` or ``release`` follows.
+        """
         await self.sandboxes.restore(running)
         self.guard.tidy()
+
+    async def resume(self, container: str, pid: int) -> None:
+        """After ``restore``: the container runs after all, as ``pid``."""
+        await self.sandboxes.resume(container, pid)
 
     async def _switchboard_died(self) -> None:
         await self.sandboxes.mend_all()
@@ -169,10 +176,12 @@ class Networks:
              for key, value in (host.port_bindings or {}).items()},
             config.exposed_ports or (), publish_all=host.publish_all_ports,
         )  # fmt: skip
+        if places.NOWHERE in asked:
+            raise errors.InvalidParameter("invalid network name: name is empty")
         for name, settings in places.asked(asked, mode).items():
             network = self.catalog.find(name)
-            if network is not None:
-                self._check_endpoint(network, settings)
+            if network is not None or name.startswith("container:"):
+                self._check_endpoint(name, network, settings)
         check_extra_hosts(host.extra_hosts or (), self.host_gateways())
         rules = [
             source[EGRESS] for source in (config.labels, host.annotations) if source and EGRESS in source
@@ -192,11 +201,11 @@ class Networks:
         return ""
 
     @staticmethod
-    def _check_endpoint(network: NetworkRecord, settings: EndpointSettings) -> None:
+    def _check_endpoint(name: str, network: NetworkRecord | None, settings: EndpointSettings) -> None:
         try:
             places.check_settings(network, settings)
         except errors.InvalidParameter as failure:
-            what = f"invalid config for network {network.name}: {failure.message}"
+            what = f"invalid config for network {network.name if network else name}: {failure.message}"
             raise errors.InvalidParameter(what, hint=failure.hint) from failure
 
     async def prepare(self, request: SandboxRequest) -> Prepared:

@@ -37,7 +37,7 @@ def running_sshd(folder: Path, *names: str) -> Iterator[tuple[str, dict[str, str
     trust = f"-i {folder}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
     script(folder / "wrap" / "ssh", f'exec /usr/bin/ssh -F /dev/null {trust} "$@"')
     try:
-        for _ in range(100):
+        for _ in range(1000):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break

@@ -131,7 +131,7 @@ def test_tls_wants_a_certificate_of_its_ca(guarded: tuple[Daemon, str, Path], tm
     shutil.copy(certificates / "ca.pem", tmp_path / "ca.pem")  # trusts the server, but is a stranger to it
     assert b"tls" in run_cli(address, tmp_path, "--tlsverify", "version").stderr
     host, port = address.removeprefix("tcp://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as plain:
+    with socket.create_connection((host, int(port)), timeout=30) as plain:
         plain.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""
         with contextlib.suppress(ConnectionResetError):
@@ -158,7 +158,7 @@ class Activated:
         self.paths = [directory / "a.sock", directory / "b.sock"]
         self.notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notes.bind(str(directory / "notify"))
-        self.notes.settimeout(20)
+        self.notes.settimeout(60)
         listening = []
         for path in self.paths:
             sock = socket.socket(socket.AF_UNIX)
@@ -191,7 +191,7 @@ class Activated:
 
     def ping(self, path: Path) -> bytes:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect(str(path))
             client.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             return client.recv(4096)
@@ -225,7 +225,7 @@ def test_systemd_hands_sockets_over_and_is_told(activate: Any) -> None:
     assert daemon.note() == "READY=1"
     daemon.process.terminate()
     assert daemon.note() == "STOPPING=1"
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
     assert all(path.exists() for path in daemon.paths)  # they are systemd's to remove
 
 
@@ -236,12 +236,12 @@ def test_one_socket_of_several_by_name(activate: Any, tmp_path: Path) -> None:
     for path in (daemon.paths[1], tmp_path / "own.sock"):
         assert daemon.ping(path).startswith(b"HTTP/1.1 200 OK")
     daemon.process.terminate()
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_socket_that_was_not_handed_over(activate: Any) -> None:
     daemon = activate("fd://third")
-    out, _ = daemon.process.communicate(timeout=20)
+    out, _ = daemon.process.communicate(timeout=60)
     assert daemon.process.returncode == 1
     assert b"failed to find the socket fd://third among the 2 inherited" in out

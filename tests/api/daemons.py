@@ -89,5 +89,5 @@ class Daemon:
             self.call("DELETE", f"/containers/{container['Id']}?force=1&v=1")
         assert self.process is not None
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
         self.roots.remove()

@@ -21,7 +21,7 @@ from sampan.api.query import parse_filters, parse_query
 def talk(daemon: Any, request: bytes) -> bytes:
     """Everything that the daemon sends back until it closes."""
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(daemon.socket)
         client.sendall(request)
         client.shutdown(socket.SHUT_WR)
@@ -173,7 +173,7 @@ def test_a_stream_waits_until_its_head_was_read(sampand: Any, busybox: str) -> N
             create = {"Cmd": ["echo", "hi"], "AttachStdout": True}
             started = sampand.json("POST", f"/containers/{container}/exec", create)["Id"]
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(10)
+                client.settimeout(60)
                 client.connect(sampand.socket)
                 head = f"POST /v1.50/exec/{started}/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 head += "Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 2\r\n\r\n{}"

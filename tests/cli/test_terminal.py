@@ -143,7 +143,7 @@ def test_signals_are_passed_on(clean: Engine) -> None:
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == b"term\n"
-    assert process.wait(20) == 3
+    assert process.wait(60) == 3
 
 
 def test_stdin_is_passed_on_whole(clean: Engine) -> None:
@@ -170,7 +170,7 @@ def test_a_reader_that_goes_away_ends_us(clean: Engine) -> None:
     os.close(write)
     os.read(read, 10)
     os.close(read)
-    assert process.wait(20) == -signal.SIGPIPE
+    assert process.wait(60) == -signal.SIGPIPE
 
 
 def test_start_attached(clean: Engine) -> None:

@@ -43,7 +43,7 @@ def test_a_generic_container(core: Any, tmp_path: Any) -> None:
     script = "echo getting ready; sleep 0.3; echo $WORD is ready; exec httpd -f -p 8080 -h /etc"
     container = core.DockerContainer("busybox").with_command(["sh", "-c", script]).with_env("WORD", "server")
     with container.with_exposed_ports(8080).with_kwargs(init=True) as running:
-        assert wait_for_logs(running, r"server is ready", timeout=20) >= 0
+        assert wait_for_logs(running, r"server is ready", timeout=60) >= 0
         address = f"http://{running.get_container_host_ip()}:{running.get_exposed_port(8080)}/passwd"
         assert b"root:" in served(address)
         code, output = running.exec(["sh", "-c", "echo inside; exit 5"])
@@ -76,7 +76,7 @@ def test_networks_and_volumes(core: Any, tmp_path: Any) -> None:
             .with_kwargs(init=True)
         )
         with server, asker:
-            wait_for_logs(server, "up", timeout=20)
+            wait_for_logs(server, "up", timeout=60)
             deadline = time.monotonic() + 30
             while asker.exec("wget -qO- http://pages/index.html").output != b"shared page\n":
                 assert time.monotonic() < deadline

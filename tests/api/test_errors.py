@@ -94,6 +94,7 @@ def fill(daemon: Daemon) -> None:
     daemon.json("POST", "/containers/done/wait")
     daemon.json("POST", "/containers/pau/pause")
     create(daemon, "made")
+    create(daemon, "noprogram", "nosuch")
     create(daemon, "ro", host={"ReadonlyRootfs": True})
     create(daemon, "vol", host={"Binds": ["data:/d", "sub:/s"]})
     create(daemon, "boxed", Image="box:2")

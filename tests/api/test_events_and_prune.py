@@ -61,6 +61,16 @@ def test_events_by_filter_and_time(sampand: Daemon) -> None:
         assert event["scope"] == "local"
 
 
+def test_a_resize_is_an_event_also_without_a_terminal(sampand: Daemon) -> None:
+    begin = time.time()
+    for tty, height in ((True, "11"), (False, "12")):
+        with made(sampand, "sleep", "100", Tty=tty) as container:
+            assert sampand.api("POST", f"/containers/{container}/resize?h={height}&w=90")[0] == 200
+            said = events(sampand, begin, container=[container], event=["resize"])
+            seen = [event["Actor"]["Attributes"] for event in said]
+        assert [(one["height"], one["width"]) for one in seen] == [(height, "90")]
+
+
 def test_events_of_commit_and_export(sampand: Daemon) -> None:
     begin = time.time()
     with made(sampand, "sleep", "617") as container:
@@ -77,7 +87,7 @@ def test_events_of_commit_and_export(sampand: Daemon) -> None:
 def test_events_stream_until_they_are_due(sampand: Daemon) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(sampand.socket)
-    sock.settimeout(10)
+    sock.settimeout(60)
     until = time.time() + 3  # the volume is made before, however slow the disk is
     query = f"until={until:.3f}&{filtered(volume=['ev-late'])}"
     sock.sendall(f"GET /v1.50/events?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
@@ -170,7 +180,7 @@ class WebSocket:
 
     def __init__(self, daemon: Daemon, path: str) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(10)
+        self.sock.settimeout(60)
         self.sock.connect(daemon.socket)
         key = base64.b64encode(os.urandom(16)).decode()
         head = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

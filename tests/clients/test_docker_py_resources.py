@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from typing import Any
 
@@ -41,7 +42,10 @@ def test_images(client: Any, unique: str) -> None:
         client.images.get_registry_data("localhost:1/nosuch")
     with pytest.raises(errors.APIError):
         client.images.pull("localhost:1/nosuch", tag="1")
-    assert client.images.prune()["SpaceReclaimed"] >= 0
+    client.api.import_image_from_data(tar_of({"unnamed": os.urandom(1 << 20)}))
+    pruned = client.images.prune()
+    assert pruned["ImagesDeleted"] and pruned["SpaceReclaimed"] >= 1 << 20
+    assert client.images.prune() == {"ImagesDeleted": None, "SpaceReclaimed": 0}
 
 
 def test_building(client: Any, unique: str, tmp_path: Any) -> None:
@@ -157,8 +161,9 @@ def test_events(client: Any, unique: str) -> None:
 def test_prune(client: Any, unique: str) -> None:
     gone = client.containers.create("busybox", labels={"p": unique})
     kept = client.containers.create("busybox", labels={"p": "other"})
+    gone.put_archive("/tmp", tar_of({"big": b"x" * (1 << 20)}))
     result = client.containers.prune(filters={"label": [f"p={unique}"]})
-    assert result["ContainersDeleted"] == [gone.id] and result["SpaceReclaimed"] >= 0
+    assert result["ContainersDeleted"] == [gone.id] and 1 << 20 <= result["SpaceReclaimed"] < 2 << 20
     kept.remove()
 
 

@@ -165,12 +165,7 @@ async def update_(engine: Engine, request: Request) -> Response:
 
 async def resize(engine: Engine, request: Request) -> Response:
     """POST /containers/{id}/resize."""
-    rows, columns = size_parameters(request)
-    container = engine.containers.get(request.params["id"])
-    lifecycle.check_running(container)
-    process = engine.containers.live(container).process
-    if process is not None:
-        await process.resize(rows, columns)
+    await lifecycle.resize(engine.containers, request.params["id"], *size_parameters(request))
     return Response(200)
 
 

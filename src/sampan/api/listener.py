@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import ssl
 
 
+LOOK = 0.02  # seconds
+ANSWER_LOOKS, STREAM_LOOKS = 40, 10
+"""How often the server's end looks for answers to be ready, and for streams to say their last, as an exit code."""
+
+
 class Server:
     """The HTTP server over any number of listening sockets."""
 
@@ -37,14 +42,21 @@ class Server:
             server = await loop.create_server(factory, sock=listening, backlog=1024)
         self._servers.append(server)
 
-    async def close(self, grace: float = 5.0) -> None:
-        """Stop accepting, close idle connections, give the busy ones ``grace`` seconds, then cut them."""
+    def refuse(self) -> None:
+        """Accept nobody any more, and close what is idle; requests that are being answered go on."""
         for server in self._servers:
             server.close()
-        busy = {connection for connection in list(self._connections) if connection.shut_down()}
-        deadline = asyncio.get_running_loop().time() + grace
-        while busy & self._connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.shut_down()
+
+    async def close(self) -> None:
+        """:meth:`refuse`, then give answers a while and streams, which may never end, a moment; cut the rest."""
+        self.refuse()
+        for look in range(ANSWER_LOOKS):
+            patient = look < STREAM_LOOKS
+            if not any(one.busy and (patient or not one.streaming) for one in self._connections):
+                break
+            await asyncio.sleep(LOOK)
         _abort(self._connections)
 
 

@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._lost = False
         self._lingering = False
         self._closing = False
+        self._streaming = False
         self._held = 0
         self._date = wire.DateField()
 
@@ -290,6 +291,7 @@ class Connection(asyncio.Protocol):
             out.append(f"Content-Length: {answer.length}\r\n".encode())
         out.append(self._connection_field(head))
         self._transport.write(b"".join(out))
+        self._streaming = True
         if request.method != "HEAD":
             await self._until_gone(request, self._send_chunks(answer, chunked))
         if not self._closing and not self._keeps(head, request):
@@ -386,6 +388,7 @@ class Connection(asyncio.Protocol):
         if self._request is not None:
             self._request.body.discard()
         self._head = self._request = self._task = None
+        self._streaming = False
         if self._held:
             self._release()
         if self._pending:
@@ -405,13 +408,21 @@ class Connection(asyncio.Protocol):
             self._release()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)
 
-    def shut_down(self) -> bool:
-        """The server ends: close when idle. True while a request is being answered."""
-        if self._request is None and self._hijacked is None:
-            self._transport.close()
-            return False
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._request is not None or self._hijacked is not None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether its answer has begun and may go on for ever."""
+        return self._streaming or self._hijacked is not None
+
+    def shut_down(self) -> None:
+        """The server ends: close when idle, else after the present request."""
         self._closing = True
-        return True
+        if not self.busy:
+            self._transport.close()
 
     def abort(self) -> None:
         """The server ends and waits no longer."""

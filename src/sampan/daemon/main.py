@@ -70,14 +70,22 @@ def _set_proxies(settings: settings_module.Settings) -> None:
 
 
 def _run(main_coroutine: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop where it is installed, else on asyncio's own loop."""
+    """Run on uvloop where it is installed, else on asyncio's own loop; the process ends with it."""
     factory = None
     with contextlib.suppress(ImportError):
         from uvloop import new_event_loop
 
         factory = new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main_coroutine)
+    runner = asyncio.Runner(loop_factory=factory)
+    try:
+        code = runner.run(main_coroutine)
+    except BaseException:
+        runner.close()
+        raise
+    # All is closed. A thread that the kernel still holds, in a large tree or on a server that is down, isn't
+    # waited for: what it does may be cut off anywhere.
+    logging.shutdown()
+    os._exit(code)
 
 
 def _usage() -> str:
@@ -153,8 +161,9 @@ class Daemon:
 
         log.info("ending")
         systemd.notify("STOPPING=1")
+        server.refuse()
         if self._engine is not None:
-            self._engine.begin_end()
+            await self._engine.begin_end()
         await server.close()
 
     def _handle_signals(self) -> None:

@@ -130,22 +130,27 @@ class Engine:
             undo.pop_all()
         return engine
 
-    def begin_end(self) -> None:
-        """The first thing of an end: builds need not be waited for, and restart policies start nothing more."""
-        self.containers.closing = True
-        if "builder" in self.__dict__:
-            self.builder.stop()
+    async def begin_end(self) -> None:
+        """What comes before ``close`` while clients are still served: who is attached sees his container end.
 
-    async def close(self) -> None:
-        """End: containers run on, unless ``live_restore`` is off."""
+        Builds need not be waited for; restart policies start nothing more; without ``live_restore`` containers
+        stop.
+        """
+        self.containers.closing = True
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.gather(self._restart, return_exceptions=True)
         if "builder" in self.__dict__:
+            self.builder.stop()
+        if not self.config.live_restore:
+            await recovery.stop_all(self.containers, self.config.shutdown_timeout)
+
+    async def close(self) -> None:
+        """End: containers run on, unless ``live_restore`` is off."""
+        await self.begin_end()
+        if "builder" in self.__dict__:
             await self.builder.close()
-        await recovery.shut_down(
-            self.containers, live_restore=self.config.live_restore, timeout=self.config.shutdown_timeout
-        )
+        await recovery.shut_down(self.containers)
         await self.execs.close()
         await self.cleaner.close()
         await self.networks.close()

@@ -23,6 +23,7 @@ _SCHEMA = [
     "CREATE TABLE cleanup (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, argument TEXT NOT NULL)",
 ]
 _GATHER = 0.1  # seconds
+_END_PATIENCE = 0.5  # seconds that the engine's end waits for the present batch
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +36,7 @@ class Cleaner:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
+        self._ending = False
         db.migrate("cleanup", _SCHEMA)
 
     def start(self) -> None:
@@ -77,7 +79,7 @@ class Cleaner:
         query = "SELECT id, kind, argument FROM cleanup WHERE id > ? ORDER BY id LIMIT 100"
         with self._db.transaction() as tx:
             jobs = list(tx.execute(query, (last,)))
-        done = [job for job, kind, argument in jobs if self._run(kind, argument)]
+        done = [job for job, kind, argument in jobs if not self._ending and self._run(kind, argument)]
         if done:
             with self._db.transaction() as tx:
                 tx.executemany("DELETE FROM cleanup WHERE id = ?", [(job,) for job in done])
@@ -101,10 +103,11 @@ class Cleaner:
         return True
 
     async def close(self) -> None:
-        """Finish the present batch and stop; the rest is done at the next start."""
+        """Finish the present batch if that is soon done, and stop; the rest is done at the next start."""
         if self._task is not None:
             if not self._idle.is_set():
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.drained(), 5)
+                    await asyncio.wait_for(self.drained(), _END_PATIENCE)
+            self._ending = True
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -371,8 +371,19 @@ async def restart_container(
 
     On return it runs by a start that began after the call: of several at once those that come while the
     container is stopped share one, those that come while it is started do it again.
+    NotFound; SystemFailure "Cannot restart container …" for all else that goes wrong, as dockerd has it.
     """
     container = containers.get(reference)
+    try:
+        await _restart(containers, container, timeout, signal, counted=counted)
+    except errors.SampanError as problem:
+        words = f"Cannot restart container {reference}: {problem.message}"
+        raise errors.SystemFailure(words, hint=problem.hint) from problem
+
+
+async def _restart(
+    containers: Containers, container: Container, timeout: int | None, signal: str, *, counted: bool
+) -> None:
     live = containers.live(container)
     before = live.launches
     while True:
@@ -417,6 +428,16 @@ async def stop_for_shutdown(containers: Containers, container: Container, timeou
     if container.config.stop_timeout is None and timeout >= 0:
         grace = min(grace, timeout)
     await stop_running(containers, container, containers.live(container), timeout=grace, by_user=False)
+
+
+async def resize(containers: Containers, reference: str, rows: int, columns: int) -> None:
+    """Set the terminal's size; one without a terminal says that it was, as with Docker. Conflict."""
+    container = containers.get(reference)
+    check_running(container)
+    process = containers.live(container).process
+    if process is not None:
+        await process.resize(rows, columns)
+    containers.publish(container, "resize", height=str(rows), width=str(columns))
 
 
 async def pause(containers: Containers, reference: str) -> None:

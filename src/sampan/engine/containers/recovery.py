@@ -43,8 +43,8 @@ async def recover(containers: Containers) -> None:
     found = await takeover.find(containers)
     running: dict[str, int] = {}
     for item in found.silent:
-        if await _await_late(containers, item, lost):
-            running[item.container.id] = item.process.pid
+        known = await _await_late(containers, item, lost)
+        running[item.container.id] = item.process.pid if known else 0
     silent = {item.container.id for item in found.silent}
     ended: list[tuple[Container, Exit]] = []
     for container in containers:
@@ -109,7 +109,8 @@ def _adopt(containers: Containers, container: Container, process: Process) -> No
 async def _await_late(containers: Containers, item: takeover.Silent, lost: int) -> bool:
     """Take the container over when its monitor answers; whether it runs until then, as far as is known.
 
-    Where the record says that it doesn't, a start was under way: whoever wants to start it waits.
+    Where the record says that it doesn't, a start was under way: whoever wants to start it waits. Until it is
+    known whether it runs its network is kept.
     """
     live = containers.live(item.container)
     if item.container.running:
@@ -117,11 +118,14 @@ async def _await_late(containers: Containers, item: takeover.Silent, lost: int) 
         launching.reopen(containers, item.container, live)
     else:
         await live.lock.acquire()
-    containers.background(_take_over_late(containers, item, live, lost))
-    return item.container.running and item.process.pid > 0
+    known = item.container.running and item.process.pid > 0
+    containers.background(_take_over_late(containers, item, live, lost, known=known))
+    return known
 
 
-async def _take_over_late(containers: Containers, item: takeover.Silent, live: Live, lost: int) -> None:
+async def _take_over_late(
+    containers: Containers, item: takeover.Silent, live: Live, lost: int, *, known: bool
+) -> None:
     container = item.container
     locked = not container.running
     try:
@@ -133,6 +137,8 @@ async def _take_over_late(containers: Containers, item: takeover.Silent, live: L
             return
         if process is not None:
             _adopt(containers, container, process)
+            if not known:
+                await containers.networks.resume(container.id, process.pid)
         else:
             live.process = None
             await _end(containers, container, live, _exit_of(containers, container, lost))
@@ -254,17 +260,22 @@ async def _start_again(containers: Containers, container: Container) -> None:
         await lifecycle.run(containers, container, live)
 
 
-async def shut_down(containers: Containers, *, live_restore: bool, timeout: int) -> None:
-    """The engine ends: with ``live_restore`` containers run on, otherwise each gets its stop signal."""
+async def stop_all(containers: Containers, timeout: int) -> None:
+    """The engine ends and takes its containers along: each gets its stop signal, see ``stop_for_shutdown``."""
+    for container in containers:
+        lifecycle.cancel_restart(containers.live(container))
+    stops = [
+        lifecycle.stop_for_shutdown(containers, container, timeout)
+        for container in containers
+        if container.running
+    ]
+    await asyncio.gather(*stops, return_exceptions=True)
+
+
+async def shut_down(containers: Containers) -> None:
+    """The engine ends; what still runs goes on without it."""
     containers.closing = True
     for container in containers:
         lifecycle.cancel_restart(containers.live(container))
-    if not live_restore:
-        stops = [
-            lifecycle.stop_for_shutdown(containers, container, timeout)
-            for container in containers
-            if container.running
-        ]
-        await asyncio.gather(*stops, return_exceptions=True)
     await containers.close()
     cgroups.remove_parent(containers.config.cgroup_parent or launchspec.DEFAULT_PARENT)

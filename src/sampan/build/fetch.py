@@ -63,9 +63,8 @@ def download(url: str, target: Path, headers: Mapping[str, str], stop: threading
         raise BuildFailed(f'Get "{url}": {_reason(error, url)}') from error
     try:
         if response.status >= 400:
-            raise BuildFailed(
-                f"failed to GET {url} with status {response.status} {response.reason or ''}".strip()
-            )
+            reason = f"failed to GET {url} with status {response.status} {response.reason or ''}".strip()
+            raise BuildFailed(reason, hint=_login_hint(url, headers) if response.status == 401 else "")
         digest, size = _save(response, target, url, stop)
         return Fetched(
             digest,
@@ -77,6 +76,15 @@ def download(url: str, target: Path, headers: Mapping[str, str], stop: threading
     finally:
         response.release_conn()
         pool.clear()
+
+
+def _login_hint(url: str, headers: Mapping[str, str]) -> str:
+    host = urlsplit(url).hostname
+    if "Authorization" in headers:
+        return f"The login that a secret gives for {host} was refused."
+    return (
+        f"It asks for a login: sampan build --secret id=HTTP_AUTH_TOKEN_{host},src=FILE, or …_HEADER_{host}."
+    )
 
 
 def _pool(url: str) -> urllib3.PoolManager:
@@ -241,8 +249,8 @@ def checkout(
 
     Hooks and local protocols are off, no configuration but the fixed one is read (least of all one that the
     repository brings along), submodules come along, and file modes are those that git keeps.
-    ``credentials`` are git settings by name (``http.extraheader``), which no other process sees; ``ssh`` says
-    whose keys ssh uses (`HOST_KEYS`, `agent_keys`), without it there is no ssh, for submodules either.
+    ``credentials`` are git settings by name (`git_login`), which no other process sees; ``ssh`` says whose keys
+    ssh uses (`HOST_KEYS`, `agent_keys`), without it there is no ssh, for submodules either.
     """
     if shutil.which("git") is None:
         raise Unsupported("git is not installed on this machine", hint="Install the package git.")
@@ -255,17 +263,27 @@ def checkout(
         if not commit.startswith(wanted.lower()):
             raise BuildFailed(f"expected checksum to match {wanted}, got {commit}")
     git.do("checkout", "-q", "--detach", commit)
-    if source.submodules and (target / ".gitmodules").is_file():
+    if source.submodules:
+        _add_submodules(git)
+    return _asked_for(source, target, keep if source.keep is None else source.keep), commit
+
+
+def _add_submodules(git: _Git) -> None:
+    if (git.directory / ".gitmodules").is_file():
         shallow = git.attempt("submodule", "update", "--init", "--recursive", "--depth=1", "-q")
         if shallow is not None:
             git.do("submodule", "update", "--init", "--recursive", "-q")
+
+
+def _asked_for(source: GitSource, target: Path, keep: bool) -> Path:
+    """The directory of the checkout in ``target`` that was asked for; without ``.git`` unless it is to be kept."""
     top = target / source.subdirectory if source.subdirectory else target
     if not top.is_dir() or not top.resolve().is_relative_to(target.resolve()):
         raise BuildFailed(f"{source.subdirectory}: no such directory in {source.repository}")
-    if not (keep if source.keep is None else source.keep):
+    if not keep:
         for path in target.rglob(".git"):
             remove_tree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return top, commit
+    return top
 
 
 def _fetched(git: _Git, ref: str) -> str:
@@ -277,7 +295,8 @@ def _fetched(git: _Git, ref: str) -> str:
             return git.commit("FETCH_HEAD") or _unresolved(ref)
     failed = git.attempt("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
     if failed is not None:
-        raise BuildFailed(f"git fetch: {failed}")
+        asked = "could not read Username" in failed or "Authentication failed" in failed
+        raise BuildFailed(f"git fetch: {failed}", hint=git.login_hint() if asked else "")
     return git.commit(f"origin/{ref}") or git.commit(ref) or _unresolved(ref)
 
 
@@ -293,6 +312,7 @@ class _Git:
     ) -> None:
         self.directory = directory
         self.stop = stop
+        self.logs_in = any(key.endswith(".extraheader") for key in settings)
         fixed = {"core.hooksPath": "/dev/null", "protocol.ext.allow": "never", "advice.detachedHead": "false"}
         self.env = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
@@ -335,6 +355,12 @@ class _Git:
                     raise BuildFailed("git stopped")
                 return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
+    def login_hint(self) -> str:
+        """What to do where the server asks for a login."""
+        if self.logs_in:
+            return "The login that the secret gives was refused."
+        return "It asks for a login: sampan build --secret id=GIT_AUTH_TOKEN,src=FILE, or GIT_AUTH_HEADER."
+
     def attempt(self, *arguments: str) -> str | None:
         """None when it worked, else what git said."""
         code, _, said = self.run(*arguments)
@@ -365,10 +391,16 @@ def http_login(url: str, secrets: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def git_login(source: GitSource, secrets: Mapping[str, bytes]) -> dict[str, str]:
-    """git's settings with the login that a secret gives (reference, "ADD", "Private repositories")."""
-    host = urlsplit(source.repository).hostname or ""
+    """git's settings with the login that a secret gives (reference, "ADD", "Private repositories"), for the
+    repository's server alone: its submodules may lie elsewhere.
+    """
+    parts = urlsplit(source.repository)
+    host = parts.hostname or ""
     header = secrets.get(f"GIT_AUTH_HEADER.{host}") or secrets.get("GIT_AUTH_HEADER")
     token = secrets.get(f"GIT_AUTH_TOKEN.{host}") or secrets.get("GIT_AUTH_TOKEN")
     if header is None and token is not None:
         header = b"basic " + base64.b64encode(b"x-access-token:" + token.strip())
-    return {"http.extraheader": f"Authorization: {header.decode().strip()}"} if header else {}
+    if not header:
+        return {}
+    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+    return {f"http.{server}.extraheader": f"Authorization: {header.decode().strip()}"}

@@ -295,7 +295,7 @@ class CopyStep:
         try:
             got = await self.build.worker.fetch(url, path, fetch.http_login(url, self.build.options.secrets))
         except SampanError as error:
-            raise BuildFailed(f"{self.one.name} failed: {error.message}") from error
+            raise BuildFailed(f"{self.one.name} failed: {error.message}", hint=error.hint) from error
         if self.checksum and self.checksum != f"sha256:{got.digest}":
             raise BuildFailed(f"digest mismatch sha256:{got.digest}: {self.checksum}")
         if self.one.unpack:

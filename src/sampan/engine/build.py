@@ -237,21 +237,28 @@ class Builder:
     ) -> None:
         """Fetch the context that ``remote`` names: a git repository, an archive, or a lone Dockerfile."""
         remote = options.remote
+        directory.mkdir(mode=0o700, exist_ok=True)
         if fetch.is_git(remote):
-            directory.mkdir(mode=0o700, exist_ok=True)
+            source = fetch.parse_git(remote)
             keep = options.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR") in ("1", "true")
-            top, _ = fetch.checkout(fetch.parse_git(remote), directory / "git", "", keep, stop, ssh=ssh)
+            login = fetch.git_login(source, options.secrets)
+            top, _ = fetch.checkout(source, directory / "git", "", keep, stop, login, ssh)
             context.replace(top)
-            return
-        if not fetch.is_url(remote):
+        elif fetch.is_url(remote):
+            self._downloaded(context, options, directory / "remote", stop)
+        else:
             raise errors.SystemFailure(
                 f"remoteURL ({remote}) could not be recognized as URL",
                 hint="It is a git repository or an HTTP(S) URL; a local directory is sent in the request's body.",
             )
-        directory.mkdir(mode=0o700, exist_ok=True)
-        target = directory / "remote"
+
+    def _downloaded(
+        self, context: Context, options: BuildOptions, target: Path, stop: threading.Event
+    ) -> None:
+        """A context from a URL: an archive, or a lone Dockerfile."""
+        remote = options.remote
         try:
-            fetch.download(remote, target, {}, stop)
+            fetch.download(remote, target, fetch.http_login(remote, options.secrets), stop)
         except errors.SampanError as error:
             raise errors.SystemFailure(
                 f"error downloading remote context {remote}: {error.message}", hint=error.hint
@@ -267,8 +274,8 @@ class Builder:
 
     # -- the stream -------------------------------------------------------------------------------------
 
-    async def _execute(self, job: Job, why: bool, quiet: bool, graph: bool) -> AsyncIterator[Object]:
-        worker = EngineWorker(
+    def _worker(self, options: BuildOptions) -> EngineWorker:
+        return EngineWorker(
             images=self.images,
             layers=self.layers,
             cache=self.cache,
@@ -277,9 +284,12 @@ class Builder:
             secrets_dir=self._secrets,
             run=self._run,
             pull=self._pull,
-            auth=job.options.auth,
-            agents=self.agents.get(job.options.ssh) if job.options.ssh else None,
+            auth=options.auth,
+            agents=self.agents.get(options.ssh) if options.ssh else None,
         )
+
+    async def _execute(self, job: Job, why: bool, quiet: bool, graph: bool) -> AsyncIterator[Object]:
+        worker = self._worker(job.options)
         for reference in job.options.cache_from:
             await self._cache_from(worker, reference)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()

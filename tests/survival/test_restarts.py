@@ -473,6 +473,84 @@ def test_a_monitor_that_is_stopped_keeps_nobody_else_waiting_and_can_be_ended(wo
     )
 
 
+def half_started(world: World, folder: Path, name: str) -> int:
+    """The engine killed in the midst of a start that was told to go; the monitor's pid, which is stopped."""
+    veths = links(world)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "began").unlink()
+    devices = [{"Driver": "cdi", "DeviceIDs": ["test.org/gate=it"]}]
+    body = {"Image": "busybox", "Cmd": SLEEP, "HostConfig": {"DeviceRequests": devices}}
+    world.must("POST", f"/containers/create?name={name}", body)
+
+    def ask() -> None:
+        with contextlib.suppress(Gone):
+            world.ask("POST", f"/containers/{name}/start")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: (folder / "began").exists() and len(links(world)) > len(veths), "the start's network")
+    time.sleep(1)  # what the engine does next is to let it go, when the hook has ended
+    monitor = monitors(world)[name]
+    os.kill(monitor, signal.SIGSTOP)
+    world.kill()
+    asking.join()
+    return monitor
+
+
+def links(world: World) -> list[str]:
+    """The host's ends of containers' links."""
+    lines = world.inside("ip", "-o", "link", "show", "type", "veth").splitlines()
+    return [line.split()[1] for line in lines]
+
+
+def test_a_start_whose_monitor_is_stopped_keeps_its_network_until_it_is_known_how_it_went(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ncat > /dev/null\n: > {tmp_path}/began\ncat {gate}\n")
+    hook.chmod(0o755)
+    edits = {"hooks": [{"hookName": "createContainer", "path": str(hook)}], "env": ["A=b"]}
+    device = {
+        "cdiVersion": "0.6.0",
+        "kind": "test.org/gate",
+        "devices": [{"name": "it", "containerEdits": edits}],
+    }
+    (tmp_path / "gate.json").write_text(json.dumps(device))
+    world = World(f"--cdi-spec-dir={tmp_path}")
+    world.start()
+    try:
+        world.load_busybox()
+        monitor = half_started(world, tmp_path, "late")
+        world.start()
+        assert not state(world, "late")["Running"] and len(links(world)) == 1
+        gate.write_text("")  # the hook ends
+        os.kill(monitor, signal.SIGCONT)
+        is_now(world, "late", "running")
+        found = look(world, "late")
+        inside = ["nsenter", f"--net=/proc/{found['State']['Pid']}/ns/net"]
+        shown = subprocess.run(
+            [*inside, "ip", "-o", "addr"], capture_output=True, text=True, check=True
+        ).stdout
+        assert found["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] + "/" in shown
+        ping = [*inside, "/bin/busybox", "ping", "-c1", "-W20", "10.219.0.1"]
+        assert subprocess.run(ping, capture_output=True).returncode == 0
+        world.must("DELETE", "/containers/late?force=1")
+        until(lambda: not links(world), "its link to go")
+
+        monitor = half_started(world, tmp_path, "lost")
+        world.start()
+        assert len(links(world)) == 1
+        os.kill(monitor, signal.SIGKILL)
+        until(lambda: not links(world), "its link to go")
+        assert not state(world, "lost")["Running"]
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        world.close()
+
+
 # --- execs ------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sampan.engine.networks import CreateNetwork
 from tests.network.lab import DNS, ECHO, SHUT, Lab, aask, in_lab, lookup, soon
 
 pytestmark = pytest.mark.usefixtures("machine")
@@ -37,6 +38,26 @@ async def test_egress_control(lab: Lab) -> None:
     assert {(item["Address"], item["Port"]) for item in shown["Refused"]} >= {("10.201.7.2", 81)}
     assert shown["RefusedNames"] == {"bad.example": 1}
     assert (await aask(free, "tcp", "10.201.6.2", 9)).endswith("refused"), "who asks it is answered"
+
+
+@in_lab()
+async def test_rules_may_overlap_and_have_ranges_of_ports(lab: Lab) -> None:
+    outside = lab.neighbour()
+    for port in (80, 81, 82, 83):
+        outside.app(ECHO, "tcp", "0.0.0.0", str(port), "open")
+    outside.app(DNS, "10.201.7.2")
+    rules = "10.0.0.0/8:80,10.201.0.0/16:80-81,10.201.7.2:81-82,10.201.7.0/24:80"
+    await lab.networks.create(
+        CreateNetwork(name="one", options={"sampan.egress": "10.0.0.0/8:81,10.9.0.0/16"})
+    )
+    labels = {"sampan.egress": f"{rules},10.9.0.0/17,10.9.8.7"}
+    _c, box = await lab.run("one", config={"labels": labels})
+    for port, opens in ((80, True), (81, True), (82, True), (83, False)):
+        assert (await aask(box, "tcp", "10.201.7.2", port)).startswith("open") is opens, port
+    _c, box = await lab.run(config={"labels": {"sampan.egress": "good.example:81-82"}}, dns=["10.201.7.2"])
+    assert await lookup(box, "Good.Example.") == "NOERROR 10.201.7.2"
+    for port, opens in ((80, False), (81, True), (82, True), (83, False)):
+        assert (await aask(box, "tcp", "10.201.7.2", port)).startswith("open") is opens, port
 
 
 @in_lab()

@@ -1,16 +1,17 @@
 """Egress control: what a container may reach, as written in ``sampan.egress``, and as nftables elements.
 
 ``allow=example.org,*.example.net:443,10.0.0.0/8:443,[2001:db8::]/32,192.0.2.7:53/udp``: names, addresses and
-networks, each with a port and protocol (tcp without one) or without. Everything else is refused. An empty
-text, or ``none``, refuses all.
+networks, each with a port or a range of ports (``:8000-8010``) and a protocol (tcp without one), or with
+neither. Everything else is refused. An empty text, or ``none``, refuses all.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from sampan.errors import InvalidParameter
@@ -20,18 +21,25 @@ from sampan.network.ports import PROTOCOLS
 _ICMP = {1: "icmp", 58: "icmpv6"}
 _NAMES = {number: name for name, number in PROTOCOLS.items()} | _ICMP
 _NUMBERS = {**PROTOCOLS, "icmp": 1, "ipv6-icmp": 58, "icmpv6": 58}
+_MOST_PORTS = 16  # each is an element of its own, for every address that a name stands for
 _NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_FORM = re.compile(r"(?P<host>\[[^\]]+\](/\d+)?|[^:\[\]]+?)(:(?P<port>\d{1,5})(/(?P<protocol>\w+))?)?")
+_FORM = re.compile(
+    r"(?P<host>\[[^\]]+\](/\d+)?|[^:\[\]]+?)(:(?P<port>\d{1,5})(-(?P<last>\d{1,5}))?(/(?P<protocol>\w+))?)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One thing allowed: a name (``*.`` for all below it) or a network; port 0 means every port."""
+    """One thing allowed: a name (``*.`` for all below it) or a network; port 0 means every port.
+
+    ``last`` is the last port of a range, 0 where there is only one.
+    """
 
     name: str = ""
     network: str = ""
     port: int = 0
     protocol: str = "tcp"
+    last: int = 0
 
     def __str__(self) -> str:
         """As it is written."""
@@ -41,11 +49,18 @@ class Rule:
             host = f"[{address}]/{length}"
         if not self.port:
             return host
-        return f"{host}:{self.port}" + (f"/{self.protocol}" if self.protocol != "tcp" else "")
+        ports = f"{self.port}-{self.last}" if self.last else str(self.port)
+        return f"{host}:{ports}" + (f"/{self.protocol}" if self.protocol != "tcp" else "")
 
-    def as_dict(self) -> dict[str, Any]:
-        """As the switchboard is told."""
-        return {"name": self.name, "port": self.port, "protocol": PROTOCOLS[self.protocol]}
+    @property
+    def ports(self) -> range:
+        """The ports; of 0 alone for every port."""
+        return range(self.port, (self.last or self.port) + 1)
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """As the switchboard is told, one for each port."""
+        protocol = PROTOCOLS[self.protocol]
+        return [{"name": self.name, "port": port, "protocol": protocol} for port in self.ports]
 
 
 def parse(text: str) -> list[Rule]:
@@ -59,38 +74,62 @@ def parse(text: str) -> list[Rule]:
 def _rule(text: str) -> Rule:
     found = _FORM.fullmatch(text)
     port = int(found["port"] or 0) if found else 0
+    last = int(found["last"] or 0) if found else 0
     protocol = (found["protocol"] or "tcp") if found else ""
-    if not found or port > 65535 or protocol not in PROTOCOLS:
+    if not found or max(port, last) > 65535 or protocol not in PROTOCOLS or (last and not 0 < port <= last):
         raise InvalidParameter(
-            f"invalid egress rule {text!r}", hint="Write example.org:443 or 10.0.0.0/8:53/udp."
+            f"invalid egress rule {text!r}",
+            hint="Write example.org:443, 10.0.0.0/8:53/udp or 192.0.2.7:8000-8010.",
         )
+    last = last if last != port else 0
     host = found["host"].replace("[", "").replace("]", "")
     try:
-        return Rule(network=str(ipaddress.ip_network(host, strict=False)), port=port, protocol=protocol)
+        return Rule("", str(ipaddress.ip_network(host, strict=False)), port, protocol, last)
     except ValueError:
         pass
     name = host.rstrip(".").lower()
     if not _NAME.fullmatch(name) or "/" in name or re.fullmatch(r"[0-9.]+", name):
         raise InvalidParameter(f"invalid egress rule {text!r}: {host!r} is neither a name nor an address")
-    return Rule(name=name, port=port, protocol=protocol)
+    rule = Rule(name, "", port, protocol, last)
+    if len(rule.ports) > _MOST_PORTS:
+        raise InvalidParameter(
+            f"invalid egress rule {text!r}: a name is opened for at most {_MOST_PORTS} ports",
+            hint="Leave the ports out, or name addresses.",
+        )
+    return rule
 
 
 def elements(rules: Iterable[Rule], sources: Iterable[str]) -> Elements:
     """The elements that put a container with these addresses under control. Names open nothing."""
     result: Elements = {}
-    allowed = list(rules)
+    allowed = [rule for rule in rules if rule.network]
     for source in sources:
         version = 6 if ":" in source else 4
         result.setdefault(f"egress{version}", []).append(source)
-        for rule in allowed:
-            if not rule.network or (":" in rule.network) != (":" in source):
-                continue
-            if rule.port:
-                key = f"{source} . {rule.network} . {PROTOCOLS[rule.protocol]} . {rule.port}"
-                result.setdefault(f"allowport{version}", []).append(key)
-            else:
-                result.setdefault(f"allow{version}", []).append(f"{source} . {rule.network}")
+        usable = [rule for rule in allowed if (":" in rule.network) == (":" in source)]
+        for network in _collapsed(rule for rule in usable if not rule.port):
+            result.setdefault(f"allow{version}", []).append(f"{source} . {network}")
+        for network, protocol, ports in _apart([rule for rule in usable if rule.port]):
+            key = f"{source} . {network} . {protocol} . {ports}"
+            result.setdefault(f"allowport{version}", []).append(key)
     return result
+
+
+def _collapsed(rules: Iterable[Rule]) -> list[str]:
+    """The networks of rules of one IP version, none within another: a set of intervals takes no others."""
+    networks: list[Any] = [ipaddress.ip_network(rule.network) for rule in rules]
+    return [str(network) for network in ipaddress.collapse_addresses(networks)]
+
+
+def _apart(rules: Sequence[Rule]) -> Iterator[tuple[str, int, str]]:
+    """Networks, protocols and ports of rules, so that no two overlap."""
+    for protocol, number in PROTOCOLS.items():
+        known = [rule for rule in rules if rule.protocol == protocol]
+        edges = sorted({edge for rule in known for edge in (rule.ports.start, rule.ports.stop)})
+        for first, beyond in pairwise(edges):
+            ports = str(first) if beyond == first + 1 else f"{first}-{beyond - 1}"
+            for network in _collapsed(rule for rule in known if first in rule.ports):
+                yield network, number, ports
 
 
 def refused_entries(item: dict[str, Any]) -> list[dict[str, Any]]:

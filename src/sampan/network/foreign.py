@@ -17,7 +17,8 @@ from typing import Any
 
 from sampan.kernel.nft import Nft, NftError
 from sampan.network import legacy
-from sampan.network.firewall import DNAT_PRIORITY, PREFIX
+from sampan.network.firewall import PREFIX
+from sampan.network.tabletext import DNAT_PRIORITY
 
 _IP_FAMILIES = ("ip", "ip6", "inet")
 Key = tuple[str, str, str]

@@ -15,8 +15,9 @@ from sampan.kernel import conntrack
 from sampan.kernel.nft import NftError
 from sampan.kernel.nftevents import Monitor, own_pid
 from sampan.network import egress, foreign
-from sampan.network.firewall import FAMILY, Elements
+from sampan.network.firewall import Elements
 from sampan.network.options import EGRESS
+from sampan.network.tabletext import FAMILY
 from sampan.runtime.config import ContainerConfig, HostConfig
 
 if TYPE_CHECKING:

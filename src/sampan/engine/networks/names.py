@@ -108,7 +108,7 @@ class Names:
                 "inside": item.servers_inside and item.egress is None,
                 "table": self._networks.ground.table,
                 "sources": [address for endpoint in item.endpoints for address in endpoint.addresses()],
-                "egress": None if rules is None else [rule.as_dict() for rule in rules],
+                "egress": None if rules is None else [one for rule in rules for one in rule.as_dicts()],
             }
         )
 

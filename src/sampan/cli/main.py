@@ -94,6 +94,7 @@ def _run(cli: CLI, command: Command, words: list[str]) -> int:
     try:
         options, arguments = flags.parse(command.options, words, interspersed=command.interspersed)
         command.check_count(cli, options, len(arguments))
+        return command.function(cli, options, arguments)
     except flags.HelpAsked:
         from sampan.cli import help as helps
 
@@ -108,7 +109,6 @@ def _run(cli: CLI, command: Command, words: list[str]) -> int:
             f"{see} '{cli.program} {cli.path} --help' for more information"
         )
         return error.exit_code
-    return command.function(cli, options, arguments)
 
 
 def _show_program(cli: CLI) -> int:

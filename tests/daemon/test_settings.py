@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,14 @@ def test_a_root_has_one_owner(tmp_path: Path) -> None:
         RootLock(tmp_path)
     held.close()
     RootLock(tmp_path).close()
+
+
+def test_only_root_starts_it(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    command = [sys.executable, "-m", "sampan.daemon", "--data-root", str(root), "--bridge", "none"]
+    done = subprocess.run(["unshare", "--user", *command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "sampand: sampand needs to be started with root privileges\nUse sudo.\n",
+    )
+    assert not root.exists()

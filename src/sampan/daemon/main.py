@@ -116,6 +116,8 @@ class Daemon:
         from sampan.daemon import pidfile, sockets
         from sampan.storage.rootlock import RootLock
 
+        if os.geteuid() != 0:  # in a user namespace whoever is root there may try
+            raise errors.SystemFailure("sampand needs to be started with root privileges", hint="Use sudo.")
         with contextlib.ExitStack() as undo:
             root_lock = RootLock(self._settings.engine.data_root)
             undo.callback(root_lock.close)

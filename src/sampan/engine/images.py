@@ -134,7 +134,10 @@ def remove(
     Conflict while containers use it: a running one always, a stopped one unless ``force``. Of an index all images
     go that are here, or only those for ``platforms``.
     """
-    found = engine.images.get(reference)
+    try:
+        found = engine.images.get(reference)
+    except errors.NotFound as missing:  # without its hint: what is to go needn't be fetched
+        raise errors.NotFound(missing.message) from None
     if platforms:
         chosen = list(
             {(one := engine.images.get(reference, wanted)).id: one for wanted in platforms}.values()

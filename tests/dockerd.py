@@ -16,7 +16,7 @@ import pytest
 def _answers(path: str) -> bool:
     """Whether it is up: its socket is there before it is, and stays unanswered when its start fails."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
+        probe.settimeout(10)
         probe.connect(path)
         probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
         return b" 200 " in probe.recv(100)
@@ -49,7 +49,7 @@ def running_dockerd(folder: Path) -> Iterator[str]:
     )
     log.close()
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 100
         while not _answers(str(path)):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-400:]}")
@@ -58,7 +58,7 @@ def running_dockerd(folder: Path) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
         for mount in reversed(Path("/proc/mounts").read_text().splitlines()):

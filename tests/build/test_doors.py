@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -140,10 +141,10 @@ def test_cache_mounts(door: Door) -> None:
 @pytest.mark.parametrize(("sharing", "expected"), [("locked", "1 1"), ("private", "1 1"), ("shared", "2 2")])
 def test_cache_sharing(door: Door, sharing: str, expected: str) -> None:
     """Two stages at the same time: how many of them see each other in the cache's directory."""
-    step = (
-        f"RUN --mount=type=cache,id=smpg-{sharing},target=/c,sharing={sharing} "
-        "touch /c/$N && sleep 0.4 && ls /c | wc -l > /n && sleep 0.4 && rm /c/$N\n"
-    )
+    look = "sleep 0.4 && ls /c | wc -l > /n && sleep 0.4 && rm /c/$N"
+    if sharing == "shared":  # however long the other one takes
+        look = "for i in $(seq 600); do [ $(ls /c | wc -l) = 2 ] && break; sleep .1; done; ls /c | wc -l > /n"
+    step = f"RUN --mount=type=cache,id=smpg-{sharing},target=/c,sharing={sharing} touch /c/$N && {look}\n"
     built = door.build(
         f"FROM BASE AS a\nENV N=a\n{step}FROM BASE AS b\nENV N=b\n{step}"
         "FROM BASE\nCOPY --from=a /n /a\nCOPY --from=b /n /b\n"
@@ -404,7 +405,7 @@ def seer() -> Iterator[str]:
         def do_GET(self) -> None:
             if self.path.startswith("/seen"):
                 with known:
-                    found = known.wait_for(lambda: self.path.removeprefix("/seen") in asked, 20)
+                    found = known.wait_for(lambda: self.path.removeprefix("/seen") in asked, 60)
                 self.send_response(200 if found else 404)
             else:
                 with known:
@@ -456,9 +457,10 @@ def test_linked_layers_are_made_while_run_runs(door: Door, seer: str) -> None:
     )
 
     def watch() -> None:
-        for _ in range(1000):
-            top = door.daemon.root / "build"
-            names = {path.name for path in top.glob("*/*/upper/*/*")}
+        top, names = door.daemon.root / "build", set[str]()
+        for _ in range(3000):
+            with contextlib.suppress(FileNotFoundError):  # what is temporary goes while it is looked at
+                names = {path.name for path in top.glob("*/*/upper/*/*")}
             if {"linked", "made"} <= names:
                 urllib.request.urlopen(f"{seer}/both").close()
                 return

@@ -131,7 +131,7 @@ def begin(daemon: Daemon, files: dict[str, Any], **query: Any) -> http.client.HT
     return connection
 
 
-def until(true: Any, seconds: float = 10) -> None:
+def until(true: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, true
@@ -156,12 +156,13 @@ def ours(daemon: Daemon, pid: int) -> bool:
 
 
 def test_a_client_that_goes_away_stops_its_build(door: Door) -> None:
+    before = door.daemon.json("GET", "/containers/json?all=1")
     connection = begin(door.daemon, {"Dockerfile": f"FROM {door.base}\nRUN echo > /half; sleep 60\n"})
     until(lambda: running(door.daemon))
     connection.close()
     until(lambda: not running(door.daemon))
     until(lambda: os.listdir(door.daemon.root / "build") == [])
-    assert door.daemon.json("GET", "/containers/json?all=1") == []
+    assert door.daemon.json("GET", "/containers/json?all=1") == before
 
 
 def cgroups(container: str) -> list[str]:
@@ -191,33 +192,28 @@ def test_kill_of_the_engine_leaves_nothing_of_a_build(new_sampand: Any) -> None:
     connection.close()
     daemon.start()
     until(lambda: not running(daemon))
-    assert not [
-        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(daemon.dir) in line
-    ]
+    until(lambda: str(daemon.dir) not in Path("/proc/self/mountinfo").read_text())
     until(lambda: not [path for name in names if len(name) > 30 for path in cgroups(name)])
     until(lambda: not ports(daemon))
     until(lambda: os.listdir(daemon.root / "build") == [])
-    assert os.listdir(daemon.root / "containers") == []
+    until(lambda: os.listdir(daemon.root / "containers") == [])
     assert daemon.json("GET", "/containers/json?all=1") == []
     # What was finished before is kept as cache; all layers are accounted for: pruning removes every one.
     assert door.build(f"FROM {door.base}\nRUN echo done > /done\n").cached() == 1
     for image in daemon.json("GET", "/images/json?all=1"):
         daemon.api("DELETE", f"/images/{image['Id']}?force=1")
     daemon.json("POST", "/build/prune?all=1")
-    left = [one for one in os.listdir(daemon.root / "layers") if len(one) >= 64]
-    assert left == []
+    until(lambda: not [one for one in os.listdir(daemon.root / "layers") if len(one) >= 64])
 
 
 def test_stages_run_at_the_same_time(door: Door) -> None:
-    stages = "".join(f"FROM BASE AS s{n}\nRUN sleep 1; echo {n} > /{n}\n" for n in range(4))
+    """Each of four waits until all are there; how much time it saves is measured by scripts/bench."""
+    meet = "for i in $(seq 600); do [ $(ls /c | wc -l) = 4 ] && break; sleep .1; done; ls /c | wc -l"
+    step = f"RUN --mount=type=cache,id=smpg-meet,target=/c touch /c/%d; {meet} > /%d\n"
+    stages = "".join(f"FROM BASE AS s{n}\n{step % (n, n)}" for n in range(4))
     copies = "".join(f"COPY --from=s{n} /{n} /{n}\n" for n in range(4))
-    took = []
-    # One after the other they take four seconds and more; scripts/bench measures the time on a quiet machine.
-    while len(took) < 3 and min(took, default=9) >= 1.5:
-        begun = time.monotonic()
-        assert door.build(f"{stages}FROM scratch\n{copies}", nocache=1).id
-        took.append(time.monotonic() - begun)
-    assert min(took) < 3, took
+    built = door.build(f"{stages}FROM BASE\n{copies}", nocache=1)
+    assert door.sh(built.id, "cat /0 /1 /2 /3").split() == ["4"] * 4
 
 
 def test_two_machines_make_the_same_image(door: Door, new_sampand: Any, tmp_path: Path) -> None:
@@ -318,7 +314,7 @@ def test_a_client_that_goes_away_stops_git_and_downloads(door: Door, path: str, 
         port = server.getsockname()[1]
         file = f"FROM {door.base}\n{before}ADD http://127.0.0.1:{port}/{path} /x\n"
         connection = begin(door.daemon, {"Dockerfile": file})
-        server.settimeout(10)
+        server.settimeout(60)
         talk, _ = server.accept()
         with talk:
             assert bool(asking(port)) == (path == "r.git")
@@ -345,6 +341,7 @@ def test_a_stopped_engine_leaves_no_build(new_sampand: Any) -> None:
     begun = time.monotonic()
     assert daemon.stop() == 0
     connection.close()
-    assert time.monotonic() - begun < 10 and not running(daemon)
+    assert time.monotonic() - begun < 30
+    until(lambda: not running(daemon))
     daemon.start()
     assert os.listdir(daemon.root / "build") == [] and os.listdir(daemon.root / "containers") == []

@@ -150,7 +150,7 @@ def test_patterns_never_crash(pattern: str, path: str) -> None:
     assert ignore.excludes(path or ".") in (True, False)
 
 
-@pytest.mark.timeout(5, func_only=True)
+@pytest.mark.timeout(60, func_only=True)
 def test_patterns_never_hang() -> None:
     assert not Glob("*a" * 200 + "b").match("a" * 4000)
     assert not Glob("**/a/" * 100 + "b", "ignore").match("a/" * 1000)

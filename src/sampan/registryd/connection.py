@@ -29,7 +29,7 @@ MAX_HEAD = 32 * 1024
 _BUFFER = 256 * 1024
 _HEAD_READ = 64 * 1024
 _DRAIN = 1 << 20  # bytes of a refused body that are read to keep the connection
-_LINGER = 1.0
+_LINGER = 5.0  # seconds for more of a body that nobody wants: nginx waits as long
 _SENDFILE = 1 << 30
 
 Fields: TypeAlias = Mapping[str, str]

@@ -20,6 +20,11 @@ def free_port() -> int:
         return port
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """Debian's docker-registry on a free port: ``127.0.0.1:port``."""
@@ -37,10 +42,9 @@ def registry(tmp_path: Path) -> Iterator[str]:
         [program, "serve", settings], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        deadline = time.monotonic() + 60
+        while not listens(port):
+            assert process.poll() is None and time.monotonic() < deadline, "docker-registry does not start"
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:

@@ -39,7 +39,7 @@ class Exchange(BaseHTTPRequestHandler):
     def relay(self, limit: int | None = None) -> None:
         """Pass on to the registry; with ``limit`` only so many bytes of the body, then hang up on both."""
         length = int(self.headers.get("Content-Length", 0))
-        upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
+        upstream = http.client.HTTPConnection(self.server.upstream, timeout=100)
         path = self.path.removeprefix(f"http://{self.headers['Host']}")
         upstream.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():

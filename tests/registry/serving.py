@@ -120,7 +120,7 @@ class Served(Client):
         if self.process is None:
             return 0
         self.process.terminate()
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         self.process = None
         return code
 
@@ -129,7 +129,7 @@ class Served(Client):
         self.process.send_signal(number)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=100)
 
     def usage(self) -> dict[str, Any]:
         found = self.json("/v2/_sampan/registry/usage")["repositories"]

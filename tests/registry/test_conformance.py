@@ -297,7 +297,7 @@ def test_content(collecting: Served, kind: Callable[[Content], None], algorithm:
     check_referrers(collecting, repository, content)
     delete(collecting, repository, content)
     collecting.signal(signal.SIGUSR1)
-    mine, deadline = {*content.blobs, *content.manifests}, time.monotonic() + 10
+    mine, deadline = {*content.blobs, *content.manifests}, time.monotonic() + 60
     while left := mine & stored(collecting):
         assert time.monotonic() < deadline, left
         time.sleep(0.02)

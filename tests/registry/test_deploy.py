@@ -72,7 +72,7 @@ class Machine:
                 env=self.env,
                 stdout=file,
                 stderr=file,
-                timeout=60,
+                timeout=100,
                 cwd=self.home,
             )
         text = out.read_text()
@@ -88,7 +88,7 @@ class Machine:
         log = open(self.dir / "log", "wb")
         self.engine = subprocess.Popen([*enter, *command], env=self.env, stdout=log, stderr=log)
         log.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(AssertionError):
                 self.sh("sampan version")
@@ -101,7 +101,7 @@ class Machine:
             self.sh("for one in $(sampan ps -aq); do sampan rm -f $one; done")
         if self.engine is not None:
             self.engine.terminate()
-            self.engine.wait(20)
+            self.engine.wait(60)
         assert self.keeper.stdin is not None
         self.keeper.stdin.close()
         self.keeper.wait()

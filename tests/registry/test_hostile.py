@@ -228,7 +228,7 @@ def test_an_engine_killed_in_mid_pull_goes_on_where_it_was(
         exchange.wfile.write(data[: len(data) // 2])
         half.set()
         with contextlib.suppress(OSError):
-            exchange.connection.settimeout(20)
+            exchange.connection.settimeout(100)
             exchange.connection.recv(1)
         exchange.close_connection = True
         return True
@@ -237,9 +237,9 @@ def test_an_engine_killed_in_mid_pull_goes_on_where_it_was(
     name = f"{server.address}/team/x:1"
     client = threading.Thread(target=lambda: daemon.docker("pull", name, check=False))
     client.start()
-    assert half.wait(20)
+    assert half.wait(60)
     part = daemon.root / "ingest"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while sum(path.stat().st_size for path in part.iterdir()) < 3 << 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     daemon.kill()
@@ -264,6 +264,11 @@ def test_a_registry_killed_in_mid_transfer(
         push(one, Transport(name.domain), name, quiet)
     killed = []
 
+    def away_for_a_second() -> None:
+        served.kill()
+        time.sleep(1)
+        served.start()
+
     def restart(exchange: Exchange) -> bool:
         size = int(exchange.headers.get("Content-Length") or 0)
         big = (
@@ -274,8 +279,7 @@ def test_a_registry_killed_in_mid_transfer(
         if killed or not big:
             return False
         killed.append(True)
-        threading.Timer(0.2, served.kill).start()
-        threading.Timer(1.2, served.start).start()
+        threading.Timer(0.2, away_for_a_second).start()
         exchange.rfile.read(min(size, 1 << 20))
         time.sleep(0.4)
         exchange.close_connection = True

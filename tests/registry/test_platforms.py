@@ -295,12 +295,10 @@ def test_everything_of_an_index_comes_in_parallel_and_once(
     new_store: NewStore, front: NewFront, registry: str
 ) -> None:
     made, _ = in_registry(new_store, registry, "amd64", "arm64", "s390x", "ppc64le")
-    barrier = threading.Barrier(3, timeout=20)
-    met = []
+    barrier, first = threading.Barrier(3, timeout=60), iter(range(3))
 
     def wait_for_others(exchange: Exchange) -> bool:
-        if exchange.command == "GET" and "/blobs/" in exchange.path and len(met) < 3:
-            met.append(exchange.path)
+        if exchange.command == "GET" and "/blobs/" in exchange.path and next(first, None) is not None:
             barrier.wait()
         return False
 

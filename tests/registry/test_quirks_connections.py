@@ -58,13 +58,15 @@ def test_a_registry_that_was_restarted(serve: Callable[..., Any]) -> None:
     """A kept connection that ended meanwhile is no trouble, and costs no pause."""
     served, settings = serve(), Settings(tries=2)
     served.image("x", "1")
-    for _ in range(3):
+    took = []
+    for _ in range(5):
         begun = time.monotonic()
         transport = Transport(served.address, settings=settings)
         assert transport.request("HEAD", "/v2/x/manifests/1", "").status == 200
-        assert time.monotonic() - begun < 2
+        took.append(time.monotonic() - begun)
         served.kill()
         served.start()
+    assert min(took[1:]) < 0.2, "the shortest pause"  # a busy machine may need longer now and then
 
 
 def test_a_name_within_an_insecure_network(registry: str, new_store: NewStore) -> None:

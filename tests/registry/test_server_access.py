@@ -24,6 +24,7 @@ from sampan.registryd.access import Users
 from tests.registry.serving import Served, code_of
 
 SALT = "$2y$05$ABCDEFGHIJKLMNOPQRSTUu"
+SLOW_SALT = SALT.replace("05", "13")
 
 
 def hashed(password: str, salt: str) -> str:
@@ -108,13 +109,17 @@ def test_a_refused_upload_hears_why(tmp_path: Path, serve: Callable[..., Served]
 
 
 def test_right_passwords_are_quick_the_second_time(tmp_path: Path, serve: Callable[..., Served]) -> None:
-    served = serve("--htpasswd", str(users(tmp_path, alice="wonderland")))
+    path = tmp_path / "users"
+    begun = time.perf_counter()
+    path.write_text(f"alice:{hashed('wonderland', SLOW_SALT)}\n")
+    once = time.perf_counter() - begun  # half a second or so
+    served = serve("--htpasswd", str(path))
     served.auth = basic("alice", "wonderland")
     served.ask("GET", "/v2/")
     begun = time.perf_counter()
     for _ in range(100):
         assert served.ask("GET", "/v2/").status == 200
-    assert time.perf_counter() - begun < 2
+    assert time.perf_counter() - begun < 30 * once
 
 
 def test_new_users_without_a_restart(tmp_path: Path, serve: Callable[..., Served]) -> None:
@@ -124,7 +129,7 @@ def test_new_users_without_a_restart(tmp_path: Path, serve: Callable[..., Served
     assert served.ask("GET", "/v2/").status == 200
     users(tmp_path, bob="builder")
     served.signal(signal.SIGHUP)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while served.ask("GET", "/v2/").status == 200 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert served.ask("GET", "/v2/").status == 401
@@ -218,7 +223,7 @@ def test_tls(tmp_path: Path, serve: Callable[..., Served]) -> None:
     cert.write_bytes(other.read_bytes())
     key.write_bytes(other_key.read_bytes())
     served.signal(signal.SIGHUP)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = ssl.get_server_certificate(("127.0.0.1", served.port))
         if found.strip() == other.read_text().strip():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 
 from tests.conftest import BIN
-from tests.registry.serving import INDEX, MANIFEST, Served, digest_of
+from tests.registry.serving import INDEX, MANIFEST, Served, code_of, digest_of
 
 
 def blobs(served: Served) -> set[str]:
@@ -20,7 +22,7 @@ def blobs(served: Served) -> set[str]:
 
 def collected(served: Served, gone: Callable[[], bool]) -> bool:
     """Whether it is gone soon after the server was told to collect."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         served.signal(signal.SIGUSR1)
         if gone():
@@ -131,3 +133,93 @@ def test_usage(served: Served) -> None:
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert shown[0].split() == ["REPOSITORY", "TAGS", "MANIFESTS", "BLOBS", "SIZE", "UNSHARED"]
     assert shown[1].split()[:4] == ["a", "2", "1", "3"]
+
+
+def test_repositories_go_with_their_last_content(serve: Callable[..., Served]) -> None:
+    served = serve("--unneeded-life", "0s")
+    kept, _ = served.image("kept", "x", layer=b"kept")
+    gone, _ = served.image("gone", "x", layer=b"gone")
+    served.blob("blob/only", b"never in a manifest")
+    served.ask("DELETE", f"/v2/gone/manifests/{gone}")
+    assert served.json("/v2/gone/tags/list")["tags"] == []  # until it is collected
+    time.sleep(1.1)
+    assert collected(served, lambda: served.json("/v2/_catalog")["repositories"] == ["kept"])
+    assert set(served.usage()) == {"kept"}
+    assert code_of(served.ask("GET", "/v2/gone/tags/list")) == "NAME_UNKNOWN"
+    served.kill()
+    served.start()
+    assert served.json("/v2/_catalog")["repositories"] == ["kept"]
+    # The name can come again, beside another that came first; none has what another one has.
+    other, _ = served.image("other", "x", layer=b"other")
+    again, _ = served.image("gone", "y", layer=b"again")
+    assert served.json("/v2/gone/tags/list")["tags"] == ["y"]
+    assert served.ask("GET", "/v2/gone/manifests/y").headers["Docker-Content-Digest"] == again
+    assert served.ask("GET", f"/v2/gone/manifests/{other}").status == 404
+    assert served.ask("GET", f"/v2/kept/manifests/{kept}").status == 200
+
+
+def test_a_data_directory_of_before(serve: Callable[..., Served]) -> None:
+    """Its repositories had numbers that could be given again."""
+    served = serve()
+    digest, _ = served.image("a/b", "x", layer=b"old")
+    served.stop()
+    with contextlib.closing(sqlite3.connect(served.data / "registry.db")) as db:
+        db.executescript(
+            "CREATE TABLE before (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+            "INSERT INTO before SELECT id, name FROM repositories; DROP TABLE repositories;"
+            "ALTER TABLE before RENAME TO repositories;"
+            "UPDATE migrations SET version = version - 4 WHERE component = 'registry'"
+        )
+    served.start()
+    assert served.json("/v2/_catalog")["repositories"] == ["a/b"]
+    assert served.ask("GET", "/v2/a/b/manifests/x").headers["Docker-Content-Digest"] == digest
+    served.image("c", "x")
+    assert served.json("/v2/_catalog")["repositories"] == ["a/b", "c"]
+
+
+def test_what_gets_a_tag_during_a_collection_stays(serve: Callable[..., Served]) -> None:
+    """Untagged, it was about to go; tagged again and acknowledged, it doesn't."""
+    served = serve("--untagged-life", "0s", "--collect-every", "10ms")
+    stop, lost = threading.Event(), []
+
+    def push(number: int) -> None:
+        digest, raw = served.image("r", f"t{number}", layer=f"{number}".encode())
+        while not stop.is_set():
+            served.ask("DELETE", f"/v2/r/manifests/t{number}")
+            time.sleep(0.2 * number)  # it becomes old enough now and then
+            if served.put("r", f"t{number}", raw).status != 201:
+                lost.append((number, "refused"))
+            if served.ask("GET", f"/v2/r/manifests/{digest}").status != 200:
+                lost.append((number, "lost"))
+
+    threads = [threading.Thread(target=push, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(4)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert lost == [] and "Traceback" not in served.errors()
+
+
+def test_many_go_beside_pushes_and_a_kill_takes_nothing(serve: Callable[..., Served]) -> None:
+    """Hundreds of blobs, some looks' worth; what was put aside when it was killed goes with the next start."""
+    served = serve("--unneeded-life", "0s")
+    digest, _ = served.image("keep", "x", layer=b"keep")
+    for number in range(450):
+        path = served.data / "blobs" / "sha256" / digest_of(f"{number}".encode()).partition(":")[2]
+        path.write_bytes(f"{number}".encode())
+    (served.data / "ingest" / "gone-sha256-00").write_bytes(b"put aside")
+    served.kill()
+    served.start()
+    time.sleep(1.1)
+    assert collected(served, lambda: "collected 450 blobs (1240 bytes)" in served.errors())
+    needed = {digest, *(one["digest"] for one in _named(served, "keep", "x"))}
+    assert blobs(served) == needed
+    assert list((served.data / "ingest").iterdir()) == []
+
+
+def _named(served: Served, repository: str, tag: str) -> list[dict[str, str]]:
+    """The descriptors in a manifest."""
+    document = served.json(f"/v2/{repository}/manifests/{tag}")
+    return [document["config"], *document["layers"]]

@@ -278,8 +278,10 @@ def test_what_nobody_asks_a_mirror_for_goes(serve: Callable[..., Served]) -> Non
     assert mirror.ask("GET", "/v2/a/manifests/x").status == 200
     assert mirror.ask("GET", f"/v2/a/blobs/{digest_of(b'wanted once')}").status == 200
     folder = mirror.data / "blobs" / "sha256"
-    assert len(list(folder.iterdir())) == 2
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     while list(folder.iterdir()) and time.monotonic() < deadline:
         mirror.signal(signal.SIGUSR1)
         time.sleep(0.2)
@@ -316,7 +318,7 @@ def test_a_client_that_stops_reading_holds_nobody_up(serve: Callable[..., Served
         assert stuck.recv(10)
         begun = time.monotonic()
         assert mirror.ask("GET", path).data == layer
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 50
     upstream.stop()
     assert mirror.ask("GET", path, Range="bytes=0-9").data == layer[:10]
 

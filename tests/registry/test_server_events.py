@@ -59,7 +59,7 @@ def test_notifications(serve: Callable[..., Served], tmp_path: Path) -> None:
     served.ask("DELETE", "/v2/a/manifests/x")
     served.stop()  # delivers what is queued, as far as its grace reaches
     served.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(listener.events) < 6 and time.monotonic() < deadline:
         time.sleep(0.02)
     served.stop()
@@ -79,7 +79,7 @@ def test_notifications(serve: Callable[..., Served], tmp_path: Path) -> None:
 
 def told(listener: Listener, count: int) -> list[str]:
     """The tags that were told of, once there are so many different ones."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while (
         len(set(tags := [event["target"]["tag"] for event in listener.events if "tag" in event["target"]]))
         < count

@@ -32,7 +32,7 @@ def test_what_is_pushed_is_pulled(served: Served) -> None:
     assert (head.status, head.headers["Content-Length"]) == (200, str(len(layer)))
     ping = served.ask("GET", "/v2/")
     assert ping.headers["Docker-Distribution-API-Version"] == "registry/2.0"
-    assert abs(parsedate_to_datetime(ping.headers["Date"]).timestamp() - time.time()) < 5
+    assert abs(parsedate_to_datetime(ping.headers["Date"]).timestamp() - time.time()) < 60
     with served.connect() as sock:  # as through a proxy
         sock.sendall(b"GET http://x.example/v2/?a=b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert sock.makefile("rb").read().startswith(b"HTTP/1.1 200")

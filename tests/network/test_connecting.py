@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from typing import Any
 
@@ -117,6 +118,24 @@ async def test_a_connect_that_fails_leaves_nothing(lab: Lab) -> None:
     assert seen() == before
     assert list(lab.networks.settings(web.id)["Networks"]) == ["bridge"]
     assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "its ports lead where they led"
+
+
+@in_lab()
+async def test_a_connect_that_fails_as_its_container_ends_leaves_no_rules(lab: Lab) -> None:
+    """Whoever gets the address next would be held by rules that nobody gave it."""
+    await lab.networks.create(CreateNetwork(name="shut", labels={"sampan.egress": "none"}))
+    missing = {"com.docker.network.endpoint.sysctls": "net.ipv4.conf.IFNAME.nosuch=1"}
+
+    async def end(container: str, after: float) -> None:
+        await asyncio.sleep(after)
+        await lab.networks.release(container)
+
+    for number in range(12):
+        container, _box = await lab.run()
+        joining = lab.networks.connect("shut", container.name, EndpointSettings(driver_opts=missing))
+        await asyncio.gather(joining, end(container.id, 0.002 * number), return_exceptions=True)
+    left = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+    assert "elements" not in left.partition("set egress4 ")[2].partition("}")[0]
 
 
 @in_lab()

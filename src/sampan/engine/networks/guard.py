@@ -164,11 +164,11 @@ class Guard:
 
     def release(self, item: Sandbox) -> None:
         """End control of a sandbox; what it was refused, and what names have opened, is forgotten."""
-        if item.egress is None:
-            return
+        # Also without rules: nobody else takes back those of a network that it was joining as it ended.
         self._networks.ground.firewall.set_owned(item.container, {})
         self._networks.ground.sources.bind(item.container, {})
-        self.forget([address for endpoint in item.endpoints for address in endpoint.addresses()])
+        if item.egress is not None:
+            self.forget([address for endpoint in item.endpoints for address in endpoint.addresses()])
 
     def forget(self, addresses: Collection[str]) -> None:
         """Forget what was refused to these addresses and what names have opened for them."""

@@ -123,27 +123,39 @@ def present(pids: list[int]) -> dict[str, Any]:
     }
 
 
+def differences(place: Town) -> dict[str, Any]:
+    """Where what ought to be and what is aren't the same: both."""
+    wanted = belongs(place)
+    found = present(list(wanted["addresses"]))
+    wrong = {key: (wanted[key], found[key]) for key in wanted if wanted[key] != found[key]}
+    own = {address for group in wanted["addresses"].values() for address in group}
+    named = {json.loads(item) for item in elements("bridges")}
+    mapped = {tuple(json.loads(item)[0]["concat"]) for item in elements("any4")}
+    held = {tuple(json.loads(item)["concat"]) for item in elements("held")}
+    kept = {json.loads(item)["concat"][0] for item in elements("allowport4")}
+    for what, sides in {
+        "bridges in rules": (wanted["bridges"], named),
+        "mapped ports": (wanted["ports"], mapped),
+        "held ports": (wanted["ports"], held),
+        "egress control of nobody": (set(), {json.loads(item) for item in elements("egress4")} - own),
+        "ways out of nobody": (set(), kept - own),
+        "chains of links that have gone": (set(), bound_to_addresses() - links()),
+    }.items():
+        if sides[0] != sides[1]:
+            wrong[what] = sides
+    return wrong
+
+
 def check(place: Town) -> None:
-    """Compare, with a moment for namespaces to go."""
-    seen: list[Any] = []
+    """What ought to be is there, and nothing else, after a moment for namespaces to go and starts to be looked at."""
+    seen: dict[str, Any] = {}
 
     def same() -> bool:
-        wanted = belongs(place)
-        seen[:] = [wanted, present(list(wanted["addresses"]))]
-        return bool(seen[0] == seen[1])
+        seen.clear()
+        seen.update(differences(place))
+        return not seen
 
-    if not soon(same):
-        wrong = {key: (seen[0][key], seen[1][key]) for key in seen[0] if seen[0][key] != seen[1][key]}
-        raise AssertionError(f"what should be, and what is: {wrong}")
-    wanted = seen[0]
-    assert {json.loads(item) for item in elements("bridges")} == wanted["bridges"]
-    mapped = {tuple(json.loads(item)[0]["concat"]) for item in elements("any4")}
-    assert mapped == wanted["ports"] == {tuple(json.loads(item)["concat"]) for item in elements("held")}
-    own = {address for group in wanted["addresses"].values() for address in group}
-    assert {json.loads(item) for item in elements("egress4")} <= own
-    kept = {json.loads(item)["concat"][0] for item in elements("allowport4")}
-    assert kept <= own
-    assert soon(lambda: bound_to_addresses() <= set(links())), "no chain of a link that has gone"
+    assert soon(same), f"what should be, and what is: {seen}"
 
 
 def bound_to_addresses() -> set[str]:

@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "vm-test"
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(800)
+@pytest.mark.timeout(1700)
 def test_cgroup_v2() -> None:
     done = subprocess.run([str(SCRIPT)], capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tests.conftest import Daemon, UnixConnection, import_busybox
+from tests.conftest import BIN, Daemon, UnixConnection, import_busybox
 
 from .conftest import tar_of
 from .door import Built, Door
@@ -104,6 +104,42 @@ def test_cache_listing_and_prune(door: Door) -> None:
     door.daemon.docker("rmi", "smpg-prune")
     pruned = door.daemon.json("POST", "/build/prune?all=1")
     assert pruned["CachesDeleted"] and door.daemon.json("GET", "/system/df")["BuildCache"] in (None, [])
+
+
+def test_the_cache_stays_within_the_bound_of_daemon_json(new_sampand: Any, tmp_path: Path) -> None:
+    """The least recently used go; what an image has stays for it. Bounds of a prune work the same way."""
+    (tmp_path / "daemon.json").write_text('{"builder": {"gc": {"defaultKeepStorage": "2.5MB"}}}')
+    daemon = new_sampand("--config-file", str(tmp_path / "daemon.json"))
+    door = Door(daemon, import_busybox(daemon))
+
+    def made(name: str) -> Built:
+        return door.build(f"FROM BASE\nRUN head -c 1000000 /dev/urandom > /{name}\n", t=name)
+
+    def kept() -> list[str]:
+        rows = daemon.json("GET", "/system/df?type=build-cache")["BuildCache"] or []
+        return [row["Description"][-1] for row in sorted(rows, key=lambda row: str(row["LastUsedAt"]))]
+
+    def comes_to(wanted: set[str]) -> None:
+        deadline = time.monotonic() + 60
+        while set(kept()) != wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert set(kept()) == wanted
+
+    for name, left in (("a", {"a"}), ("b", {"a", "b"})):
+        made(name)
+        comes_to(left)
+    assert made("a").cached() == 1
+    made("c")
+    comes_to({"a", "c"})
+    assert door.sh("b", "wc -c < /b").strip() == "1000000" and made("a").cached() == 1
+    daemon.docker("rmi", "a", "b", "c")
+    words = ["builder", "prune", "-af", "--reserved-space", "1.2MB", "--max-used-space", "1kB"]
+    done = daemon.docker(*words, cli=str(BIN / "sampan"))
+    assert "Total reclaimed space: 1MB" in done.stdout and kept() == ["a"]
+    assert (
+        "0B"
+        in daemon.docker("builder", "prune", "-af", "--min-free-space", "1kB", cli=str(BIN / "sampan")).stdout
+    )
 
 
 def test_cache_in_use_while_a_build_has_it(door: Door) -> None:

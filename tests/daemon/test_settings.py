@@ -58,6 +58,10 @@ def test_flags_and_file(tmp_path: Path) -> None:
         ('{"default-network-opts": {"bridge": "x"}}', [], '"default-network-opts" should be an object'),
         ('{"proxies": {"ftp-proxy": "x"}}', [], "don't match any configuration option: ftp-proxy"),
         ('{"proxies": "x"}', [], '"proxies" should be an object of strings'),
+        ('{"builder": []}', [], '"builder" should be'),
+        ('{"builder": {"gc": {"enabled": 1}}}', [], '"builder" should be'),
+        ('{"builder": {"gc": {"defaultKeepStorage": "much"}}}', [], '"builder": want a size such as'),
+        ('{"builder": {"gc": {"policy": []}, "entitlements": {}}}', [], "entitlements, policy not supported"),
         ('{"proxies": {"no-proxy": "a"}}', ["--no-proxy=b"], "no-proxy: \\(from flag: b, from file: a"),
     ],
 )
@@ -66,6 +70,21 @@ def test_refusals(tmp_path: Path, content: str, flags: list[str], message: str) 
     file.write_text(content)
     with pytest.raises(errors.SampanError, match=message):
         settings.load(["--config-file", str(file), *flags])
+
+
+@pytest.mark.parametrize(
+    ("gc", "size"),
+    [
+        ("{}", 20 << 30),
+        ('{"enabled": true, "defaultKeepStorage": "30GB"}', 30 << 30),
+        ('{"defaultMaxUsedSpace": "1.5gb", "defaultKeepStorage": 5000}', 5000),
+        ('{"enabled": false, "defaultKeepStorage": "30GB"}', 0),
+    ],
+)
+def test_the_bound_of_the_build_cache(tmp_path: Path, gc: str, size: int) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(f'{{"builder": {{"gc": {gc}}}}}')
+    assert settings.load(["--config-file", str(file)]).engine.build_cache_size == size
 
 
 def test_a_root_has_one_owner(tmp_path: Path) -> None:

@@ -28,8 +28,6 @@ _SCHEMA = [
     "CREATE INDEX build_cache_used ON build_cache (used)",
 ]
 _FILES_KEPT = 20_000
-MAX_SIZE = 20 << 30
-"""Bytes of layers that the cache keeps; above it the least recently used go."""
 MAX_AGE = 30 * 86400.0
 """Seconds after its last use that a row is kept."""
 
@@ -175,7 +173,8 @@ class Cache:
                 tx.executemany(statement, [(now, key) for key in touched])
 
     def rows(self) -> list[Row]:
-        """All rows, least recently used first."""
+        """All rows, least recently used first; what builds have just used is among the last."""
+        self.flush()
         columns = "key, description, size, made, used, uses, chain"
         found = self._db.query(f"SELECT {columns} FROM build_cache ORDER BY used")
         return [

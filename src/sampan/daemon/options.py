@@ -132,7 +132,6 @@ UNSUPPORTED = {
     "api-cors-header": "CORS headers were removed from the Engine API",
     "authorization-plugin": "authorization plugins aren't supported",
     "authorization-plugins": "authorization plugins aren't supported",
-    "builder": "the build cache is limited by 'docker builder prune'",
     "cluster-advertise": "sampan has no cluster store",
     "cluster-store": "sampan has no cluster store",
     "cluster-store-opts": "sampan has no cluster store",
@@ -187,6 +186,9 @@ HARMLESS: dict[str, tuple[object, ...]] = {
 
 PROXIES = ("http-proxy", "https-proxy", "no-proxy")
 """Flags that are keys of the object "proxies" in daemon.json."""
+
+BUILD_GC = ("enabled", "defaultKeepStorage", "defaultMaxUsedSpace")
+"""Keys of the object "builder", "gc" in daemon.json; the last two are one."""
 
 BY_FLAG = {option.flag: option for option in OPTIONS}
 BY_SHORT = {option.short: option for option in OPTIONS if option.short}

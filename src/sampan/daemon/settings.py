@@ -230,7 +230,7 @@ def _file_error(path: Path, reason: str) -> str:
 
 
 def _from_keys(found: dict[str, Any], path: Path) -> Values:
-    proxies = found.pop("proxies", {})
+    proxies, builder = found.pop("proxies", {}), found.pop("builder", {})
     if not isinstance(proxies, dict) or not all(isinstance(value, str) for value in proxies.values()):
         raise errors.InvalidParameter(_file_error(path, '"proxies" should be an object of strings'))
     unknown = sorted(key for key in found if key not in BY_KEY and key not in UNSUPPORTED)
@@ -238,7 +238,9 @@ def _from_keys(found: dict[str, Any], path: Path) -> Values:
     if unknown:
         reason = f"the following directives don't match any configuration option: {', '.join(unknown)}"
         raise errors.InvalidParameter(_file_error(path, reason))
-    values: Values = {BY_FLAG[key].field: value for key, value in proxies.items()}
+    values: Values = {BY_FLAG[key].field: value for key, value in proxies.items()} | _build_cache(
+        builder, path
+    )
     for key, value in found.items():
         if key in UNSUPPORTED:
             _refuse_unsupported(key, value, f'"{key}" in {path}')
@@ -250,6 +252,28 @@ def _from_keys(found: dict[str, Any], path: Path) -> Values:
             reason = f'"{key}" should be {_WANTED[option.kind]}, not {msgspec.json.encode(value).decode()}'
             raise errors.InvalidParameter(_file_error(path, reason)) from error
     return values
+
+
+def _build_cache(builder: Any, path: Path) -> Values:
+    """The bound of the build cache as dockerd has it: ``{"gc": {"enabled": true, "defaultKeepStorage": "9GB"}}``."""
+    gc = builder.get("gc", {}) if isinstance(builder, dict) else None
+    if not isinstance(gc, dict) or not isinstance(gc.get("enabled", True), bool):
+        raise errors.InvalidParameter(
+            _file_error(path, '"builder" should be {"gc": {"enabled": true or false, …}}')
+        )
+    others = sorted({*builder} - {"gc"}) + sorted({*gc} - {*options.BUILD_GC})
+    if others:
+        raise errors.Unsupported(
+            f'"builder" in {path}: {", ".join(others)} not supported',
+            hint=f"gc takes {', '.join(options.BUILD_GC)}.",
+        )
+    if not gc.get("enabled", True):
+        return {"build_cache_size": 0}
+    try:
+        sizes = [_json_size(gc[name]) for name in options.BUILD_GC[1:] if name in gc]
+    except (TypeError, errors.InvalidParameter):
+        raise errors.InvalidParameter(_file_error(path, '"builder": want a size such as "20GB"')) from None
+    return {"build_cache_size": min(sizes)} if sizes else {}
 
 
 def _exactly(type_: type) -> Callable[[Any], Any]:

@@ -339,7 +339,8 @@ class Builder:
 
     def _settle(self) -> None:
         self.cache.flush()
-        self.kept.trim(time.time())
+        if self.config.build_cache_size:
+            self.kept.trim(time.time(), self.config.build_cache_size)
 
     async def _finish(
         self, job: Job, build: Build, image: Image, quiet: bool, graph: bool

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan import errors
-from sampan.build.cache import MAX_AGE, MAX_SIZE, Cache, Row
+from sampan.build.cache import MAX_AGE, Cache, Row
 from sampan.engine.buildmounts import CacheMounts
 from sampan.engine.containers.timestamps import rfc3339
 from sampan.goregexp import Regexp, RegexpError
@@ -146,7 +146,7 @@ class BuildCache:
         ]
         return sorted(found, key=lambda entry: entry.used)
 
-    def trim(self, now: float, max_size: int = MAX_SIZE, max_age: float = MAX_AGE) -> list[Entry]:
+    def trim(self, now: float, max_size: int, max_age: float = MAX_AGE) -> list[Entry]:
         """Forget what wasn't used for ``max_age`` seconds, then the least used above ``max_size``."""
         entries = self._entries(self.cache.rows(), (), {})
         total = sum(entry.size for entry in entries)

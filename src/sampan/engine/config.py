@@ -95,6 +95,7 @@ class EngineConfig:
     live_restore: bool = True
     shutdown_timeout: int = 15
     storage_opts: tuple[str, ...] = ()
+    build_cache_size: int = 20 << 30  # 0: only a prune takes anything
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
 
     insecure_registries: tuple[str, ...] = ()

@@ -58,8 +58,13 @@ def _images(cli: CLI, pairs: Pairs) -> tuple[str, int]:
     return _block("Deleted Images", lines), found.get("SpaceReclaimed", 0)
 
 
-def _build_cache(cli: CLI, pairs: Pairs, *, everything: bool, keep: int = 0) -> tuple[str, int]:
-    query = {"all": everything, "filters": filters.encode(pairs), "keep-storage": keep or None}
+_BOUNDS = ("keep-storage", "max-used-space", "min-free-space", "reserved-space")
+
+
+def _build_cache(
+    cli: CLI, pairs: Pairs, *, everything: bool, bounds: dict[str, int] | None = None
+) -> tuple[str, int]:
+    query = {"all": everything, "filters": filters.encode(pairs), **(bounds or {})}
     found = cli.client.call("POST", "/build/prune", query) or {}
     return _block("Deleted build cache objects", found.get("CachesDeleted")), found.get("SpaceReclaimed", 0)
 
@@ -123,8 +128,8 @@ def build_cache(cli: CLI, options: Options, arguments: list[str]) -> int:
     which = "all build cache" if options.flag("all") else "all dangling build cache"
     if not confirmed(cli, options, f"WARNING! This will remove {which}."):
         return 0
-    keep = options.number("keep-storage")
-    text, space = _build_cache(cli, options.all("filter"), everything=options.flag("all"), keep=keep)
+    bounds = {name: options.number(name) for name in _BOUNDS if options.number(name)}
+    text, space = _build_cache(cli, options.all("filter"), everything=options.flag("all"), bounds=bounds)
     _total(cli, text, space)
     return 0
 
@@ -189,9 +194,12 @@ BUILD_CACHE = Command(
     (0, 0),
     (
         ("all", "a", "bool", False, "All of it, not only what nothing refers to"),
-        _FILTER,
+        ("filter", "", "filter", "", "Only what matches (until=24h, type=exec.cachemount, id=…)"),
         _FORCE,
         ("keep-storage", "", "bytes", 0, "Keep so much"),
+        ("max-used-space", "", "bytes", 0, "Bring it down to so much"),
+        ("min-free-space", "", "bytes", 0, "Until so much of the disk is free"),
+        ("reserved-space", "", "bytes", 0, "Keep so much"),
     ),
 )
 SYSTEM = Command(

@@ -96,16 +96,20 @@ def change(family: str, text: str) -> bool:
     program = f"{command(family)}-restore"
     if not _is_legacy(program):
         return False
-    done = subprocess.run(
-        [program, "--noflush", "--wait", "2"],
-        input=f"*filter\n{text}COMMIT\n".encode(),
-        check=False,
-        capture_output=True,
-        timeout=5,
-    )
+    done = _run([program, "--noflush", "--wait", "2"], f"*filter\n{text}COMMIT\n")
     if done.returncode:
-        log.warning("%s: %s", program, done.stderr.decode(errors="replace").strip())
+        log.warning("%s: %s", program, done.stderr.strip())
     return not done.returncode
+
+
+def _run(words: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a program that changes nothing where it takes too long, which is a failure like others."""
+    try:
+        return subprocess.run(
+            words, input=text, check=False, capture_output=True, timeout=10, text=True, errors="replace"
+        )
+    except subprocess.TimeoutExpired as failure:
+        return subprocess.CompletedProcess(words, 1, "", str(failure))
 
 
 def _is_legacy(program: str) -> bool:
@@ -114,5 +118,5 @@ def _is_legacy(program: str) -> bool:
         return False
     if "-legacy" in program:
         return True
-    shown = subprocess.run([program, "--version"], check=False, capture_output=True, timeout=5).stdout
-    return b"nf_tables" not in shown
+    shown = _run([program, "--version"])
+    return not shown.returncode and "nf_tables" not in shown.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from sampan.engine.networks.records import LEAVING
 from sampan.kernel import rtnetlink as rt
 from sampan.kernel.netlink import Netlink
 from sampan.runtime.config import EndpointSettings
-from tests.network.lab import ECHO, SHUT, Lab, aask, in_lab, lookup, ping, soon
+from tests.network.lab import ECHO, PATIENCE, SHUT, Lab, aask, in_lab, lookup, ping, soon
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -23,6 +24,16 @@ pytestmark = pytest.mark.usefixtures("machine")
 def links() -> list[str]:
     with Netlink() as route:
         return [link.name for link in rt.list_links(route)]
+
+
+async def web_answers() -> bool:
+    """Whether the web server is reached on the published port, once the new switchboard has it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if (await aask(None, "tcp", "127.0.0.1", 8080, seconds=1)).startswith("web"):
+            return True
+        await asyncio.sleep(0.05)
+    return False
 
 
 @in_lab()
@@ -59,9 +70,9 @@ async def test_switchboard_killed(lab: Lab) -> None:
     process = lab.networks.switchboard._process
     assert process is not None
     process.kill()
-    await asyncio.sleep(0.5)
+    process.wait()
     lab.networks.ground.firewall.set_short_cut(False)
-    assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web")
+    assert await web_answers()
     assert (await lookup(server, "web")).startswith("NOERROR 172.")
 
 
@@ -77,11 +88,7 @@ def test_switchboard_that_could_not_be_started(monkeypatch: pytest.MonkeyPatch) 
         server.app(ECHO, "tcp", "0.0.0.0", "80", "web")
         lab.networks.ground.firewall.set_short_cut(False)
         assert (await aask(None, "tcp", "127.0.0.1", 8080, seconds=SHUT)).startswith("ERROR")
-        for _ in range(100):
-            if (await aask(None, "tcp", "127.0.0.1", 8080, seconds=1)).startswith("web"):
-                break
-            await asyncio.sleep(0.1)
-        assert (await aask(None, "tcp", "127.0.0.1", 8080)).startswith("web"), "tried again"
+        assert await web_answers(), "tried again"
         assert (await lookup(server, "web")).startswith("NOERROR 172.")
 
     check()

@@ -255,7 +255,7 @@ def _from_keys(found: dict[str, Any], path: Path) -> Values:
 
 
 def _build_cache(builder: Any, path: Path) -> Values:
-    """The bound of the build cache as dockerd has it: ``{"gc": {"enabled": true, "defaultKeepStorage": "9GB"}}``."""
+    """The bound of the build cache as dockerd has it: ``{"gc": {"enabled": …, "defaultKeepStorage": "9GB"}}``."""
     gc = builder.get("gc", {}) if isinstance(builder, dict) else None
     if not isinstance(gc, dict) or not isinstance(gc.get("enabled", True), bool):
         raise errors.InvalidParameter(

@@ -325,13 +325,14 @@ def _let_answers_back(chain: Chain, name: str, bridges: Sequence[str]) -> None:
     rules = "".join(
         f"-A {name} -o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n" for bridge in bridges
     )
-    subprocess.run(
-        [_program(chain), "--noflush", "--wait", "2"],
-        input=f"*filter\n{rules}COMMIT\n".encode(),
-        check=False,
-        capture_output=True,
-        timeout=5,
-    )
+    with contextlib.suppress(subprocess.TimeoutExpired):  # the next change of rules is the next try
+        subprocess.run(
+            [_program(chain), "--noflush", "--wait", "2"],
+            input=f"*filter\n{rules}COMMIT\n".encode(),
+            check=False,
+            capture_output=True,
+            timeout=10,
+        )
 
 
 def _last_word(rules: Rules, chain: Chain) -> int:

@@ -11,11 +11,14 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from tests.conftest import STOCK_CLI, Daemon, busybox_tar
+from tests.conftest import STOCK_CLI, Daemon, UnixConnection, busybox_tar
 from tests.dockerd import running_dockerd
+
+from .conftest import tar_of
 
 pytestmark = [pytest.mark.dockerd, pytest.mark.timeout(240)]
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -327,3 +330,52 @@ def test_same_image(hosts: tuple[str, str], case: str) -> None:
     assert json.dumps(mine, indent=1, sort_keys=True) == json.dumps(other, indent=1, sort_keys=True)
     for number, (here, there) in enumerate(zip(ours[1], theirs[1], strict=True)):
         assert here == there, f"layer {number + 1}"
+
+
+STREAMS = {
+    "steps": (
+        'FROM base\nWORKDIR /w\nCOPY f .\nRUN cat f\nRUN echo err >&2\nENV A=1\nEXPOSE 80\nCMD ["x"]\n',
+        {},
+    ),
+    "quiet": ("FROM base\nRUN echo q\n", {"q": "1"}),
+    "names": ("FROM base\nRUN true\n", {"t": "stream:1", "labels": '{"a": "1"}'}),
+    "stages": ("FROM base AS a\nRUN echo x > /x\nFROM base\nCOPY --from=a /x /\n", {}),
+    "target": ("FROM base AS a\nRUN true\nFROM base\nRUN false\n", {"target": "a"}),
+    "unused": ("FROM base\nRUN true\n", {"buildargs": '{"NO": "1"}'}),
+    "fails": ("FROM base\nRUN echo last; exit 3\n", {}),
+    "fails quietly": ("FROM base\nRUN echo last; exit 4\n", {"q": "1"}),
+    "missing": ("FROM base\nCOPY nosuch /\n", {}),
+    "owner": ("FROM base\nCOPY --chown=nosuch f /\n", {}),
+}
+
+
+def stream(host: str, dockerfile: str, query: dict[str, str]) -> list[str]:
+    """The objects of a build's answer, ids and what a container's making and removing says left out. A step that only
+    changes the configuration makes none here; hints follow Docker's message.
+    """
+    connection = UnixConnection(host.removeprefix("unix://"))
+    fields = urlencode({"rm": "1", "networkmode": "none", **query})
+    connection.request("POST", f"/build?{fields}", tar_of({"Dockerfile": dockerfile, "f": "file\n"}))
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    lines = answer.read().splitlines()
+    connection.close()
+    found = []
+    for one in (json.loads(line) for line in lines if line.strip()):
+        if re.search(r"^ ---> Running in|Remov(ed|ing) intermediate", one.get("stream", "")):
+            continue
+        if "error" in one:
+            one["error"] = one["error"].partition("\n")[0]
+            one["errorDetail"]["message"] = one["errorDetail"]["message"].partition("\n")[0]
+        text = json.dumps(one, sort_keys=True)
+        found.append(re.sub(r"\b[0-9a-f]{12}\b", "ID", re.sub(r"sha256:[0-9a-f]{64}", "sha256:ID", text)))
+    return found
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_same_stream(hosts: tuple[str, str], case: str) -> None:
+    """What docker-py and other clients read, line by line; then once more, from the cache."""
+    dockerfile, query = STREAMS[case]
+    for more in ({"nocache": "1"}, {}):
+        mine, other = (stream(host, dockerfile, query | more) for host in hosts)
+        assert mine == other

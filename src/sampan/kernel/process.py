@@ -151,6 +151,11 @@ def leave_session() -> None:
     _setsid()
 
 
+def set_personality(persona: int) -> None:
+    """How the kernel runs this process and what it executes: PER_LINUX32 and the like. personality(2)."""
+    libc.check(libc.function("personality", _long)(persona), "personality")
+
+
 def fork(flags: int = 0, group: int = -1) -> int:
     """fork(2) with CLONE_NEW* ``flags`` of clone(2); 0 in the new process, whose end tells SIGCHLD.
 

@@ -1,1 +1,1 @@
-"""Images elsewhere: distribution client and server."""
+"""Images elsewhere: the client of the distribution-spec."""

@@ -8,6 +8,7 @@ so by ICMP, as the kernel would have done.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -83,10 +84,11 @@ class Raw:
 
 
 def _deafen(sock: socket.socket) -> None:
-    import ctypes
-
-    code = ctypes.create_string_buffer(_NONE)
-    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(code))
+    """Nothing is to be heard on a socket that only sends: SO_ATTACH_FILTER, socket(7)."""
+    code = array.array("B", _NONE)
+    program = struct.pack(
+        "HxxxxxxP", 1, code.buffer_info()[0]
+    )  # struct sock_fprog: one instruction, where it is
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 

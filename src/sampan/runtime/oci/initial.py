@@ -9,12 +9,11 @@ execve(2) has closed it, its end. An exec doesn't wait; its channel ends with ex
 from __future__ import annotations
 
 import _socket
-import ctypes
 import errno
 import os
 import sys
 
-from sampan.kernel import archcalls, libc, loopback, process, pty
+from sampan.kernel import archcalls, loopback, process, pty
 from sampan.runtime import program, rootfs, steps, wire
 from sampan.runtime.oci import hooks, mounting, stage, trees
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     Plan = dict[str, Any]
 
 _STDIO = 3
-_PERSONALITY = libc.function("personality", ctypes.c_ulong)
 
 
 def run_container(plan: Plan, channel: _socket.socket, tools: Tools) -> NoReturn:
@@ -181,7 +179,7 @@ def _set_limits(plan: Plan, tools: Tools, report: steps.Report) -> None:
         stage.set_scheduler(plan)
     if plan["personality"] is not None:
         report.at("personality")
-        libc.check(_PERSONALITY(plan["personality"]), "personality")
+        process.set_personality(plan["personality"])
     if plan["final_cpus"]:
         report.at("CPU affinity")
         os.sched_setaffinity(0, plan["final_cpus"])

@@ -160,15 +160,17 @@ async def test_what_a_controlled_container_leaves_behind_sends_nothing(lab: Lab)
         container, box = await lab.run(config=controlled("10.201.6.1:7009/udp"))
         # As packets that wait for an ARP answer do, this keeps the namespace when the container has ended.
         with subprocess.Popen(box.command(sys.executable, "-c", SENDS)) as stays:
-            assert await arrives(5)
-            await lab.stop(container)
-            await asyncio.sleep(0.1)
-            with contextlib.suppress(BlockingIOError):
-                for _ in range(10000):
-                    sock.recv(10)  # what came before
-            assert not await arrives(0.5)
-            assert await soon(lambda: not leavings()) or await soon(lambda: not leavings())
-            stays.kill()
+            try:
+                assert await arrives(PATIENCE)
+                await lab.stop(container)
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(BlockingIOError):
+                    for _ in range(10000):
+                        sock.recv(10)  # what came before
+                assert not await arrives(0.5)
+                assert await soon(lambda: not leavings())
+            finally:
+                stays.kill()
 
 
 @in_lab()

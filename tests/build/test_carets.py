@@ -82,6 +82,8 @@ def test_the_word(door: Door, line: str, word: str) -> None:
             "ARG D=/x\nFROM BASE\nCOPY f $D",
             "D of line 1 is for FROM lines only; `ARG D` in the stage takes it over.",
         ),
+        ("FROM BASE\nRUN nosuch", "127 is the shell's: the image has no such command, "),
+        ("FROM BASE\nRUN /etc/passwd", "126 is the shell's: it may not execute that file."),
         ("ARG D=/x\nFROM BASE\nRUN test $D", "D of line 1 is for FROM lines only; "),
         ("FROM $NO", "NO has no value; `ARG NO=…` before the first FROM"),
         ("FROM BASE:${NO}", "NO has no value; `ARG NO=…` before the first FROM"),
@@ -112,6 +114,7 @@ def test_what_is_no_mistake_of_beginners_gets_no_advice(door: Door) -> None:
         "RUN echo [ && false",
         "ARG V=1\nRUN false $V",
         "RUN true # remark\nRUN false",
+        "ARG A V\nRUN false $V",
     ):
         last = door.build(f"ARG V=2\nFROM BASE\n{text}\n").error.splitlines()[-1]
         assert last.strip().endswith(text.splitlines()[-1]), last

@@ -80,15 +80,10 @@ def in_doing(message: str, file: Dockerfile, first: int) -> str:
     if place is None:
         return _of_base(message, file, first)
     stage, number = place
-    one = stage.steps[number]
-    declared = set(
-        re.findall(r"^(?:ARG|ENV)\s+(\w+)", "\n".join(s.original for s in stage.steps[:number]), re.M | re.I)
-    )
+    one, above = stage.steps[number], stage.steps[:number]
     if one.name == "RUN" and message.startswith("The command"):
-        return _of_command(one, stage.steps[number - 1] if number else None) or _of_variables(
-            one, file, declared
-        )
-    return _trailing_comment(one.original) or _of_variables(one, file, declared) or _of_words(one, message)
+        return _of_command(one, above) or _of_variables(one, above, file) or _of_code(message)
+    return _trailing_comment(one.original) or _of_variables(one, above, file) or _of_words(one, message)
 
 
 def _of_base(message: str, file: Dockerfile, first: int) -> str:
@@ -106,23 +101,33 @@ def _of_base(message: str, file: Dockerfile, first: int) -> str:
     return ""
 
 
-def _of_command(one: Instruction, before: Instruction | None) -> str:
+def _of_command(one: Instruction, above: list[Instruction]) -> str:
     command = re.sub(r"^\w+\s+(?:--\S+\s+)*", "", one.original)
     if command.startswith("["):
         return "This is no JSON list (texts in double quotes, a comma between two), so the shell got it."
-    left = (
-        _LEFT_IN.search(before.original.partition(" ")[2])
-        if before is not None and before.name == "RUN"
-        else None
+    if not above or above[-1].name != "RUN":
+        return ""
+    left = _LEFT_IN.search(above[-1].original.partition(" ")[2])
+    line = above[-1].span.last
+    return (
+        f"The cd of line {line} ended with its RUN; `WORKDIR {left[1]}` holds for what follows."
+        if left
+        else ""
     )
-    if left is not None and before is not None:
-        return f"The cd of line {before.span.last} ended with its RUN; `WORKDIR {left[1]}` holds for what follows."
-    return ""
 
 
-def _of_variables(one: Instruction, file: Dockerfile, declared: set[str]) -> str:
+def _of_code(message: str) -> str:
+    """Exit codes of the shell itself."""
+    if message.endswith(" code: 127"):
+        return "127 is the shell's: the image has no such command, or not in its PATH."
+    return "126 is the shell's: it may not execute that file." if message.endswith(" code: 126") else ""
+
+
+def _of_variables(one: Instruction, above: list[Instruction], file: Dockerfile) -> str:
     """A global ARG that the stage doesn't know."""
     outer = {item.name: arg.span.first for arg in file.globals for item in arg.items}
+    declaring = [step.original.split()[1:] for step in above if step.name in ("ARG", "ENV")]
+    declared = {word.partition("=")[0] for words in declaring for word in words}
     for name in _VARIABLE.findall(one.original):
         if name in outer and name not in declared:
             return f"{name} of line {outer[name]} is for FROM lines only; `ARG {name}` in the stage takes it over."

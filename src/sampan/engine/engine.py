@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sampan.engine import buildfiles, registries, steps
 from sampan.engine.config import EngineConfig
-from sampan.engine.containers import launchspec, recovery
+from sampan.engine.containers import cgroups, launchspec, recovery
 from sampan.engine.containers.cleanup import Cleaner
 from sampan.engine.containers.context import Containers
 from sampan.engine.containers.registry import Registry
@@ -115,6 +115,7 @@ class Engine:
             if lock is None:
                 owned.callback(RootLock(config.data_root).close)
             owned.callback(Claim(config).close)
+            cgroups.find_hierarchies()
             engine = cls(config)
             engine._owned = owned
             undo.callback(engine.db.close)

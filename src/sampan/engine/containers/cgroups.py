@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sampan.runtime.cgroups.group import Group
 from sampan.runtime.cgroups.limits import Limits
 from sampan.runtime.config import Resources, ThrottleDevice
 
+_log = logging.getLogger(__name__)
 _CPU_PERIOD = 100_000  # microseconds, for NanoCpus
 
 
@@ -23,6 +25,22 @@ _CPU_PERIOD = 100_000  # microseconds, for NanoCpus
 def hierarchies() -> dict[str, str]:
     """Controllers of v1 with their mount points; ``{"unified": …}`` on a machine with v2 only."""
     return files.hierarchies()
+
+
+def find_hierarchies() -> None:
+    """When the engine starts: see that there are some, also under ``ip netns exec``."""
+    if hierarchies():
+        return
+    from sampan.runtime.cgroups import mounting  # seldom needed
+
+    try:
+        found = mounting.make_visible()
+    except OSError as problem:
+        _log.warning("cgroups could not be mounted: %s", problem)
+        return
+    hierarchies.cache_clear()
+    if not found:
+        _log.warning("no cgroups are mounted: containers have no limits, and no rules for devices")
 
 
 def is_v2() -> bool:

@@ -110,8 +110,11 @@ async def test_same_namespace_used_by_another_process_loses_its_links(lab: Lab) 
 async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> None:
     for ends in (False, True):
         container, box = await lab.run()
-        stays = subprocess.Popen(box.command("sleep", "30"))
+        # It says when it is inside: a container that ended before has no namespace to enter.
+        inside = box.command("sh", "-c", "echo inside; exec sleep 60")
+        stays = subprocess.Popen(inside, stdout=subprocess.PIPE)
         try:
+            assert stays.stdout is not None and stays.stdout.readline()
             await lab.stop(container)
             assert len(links()) == 3
             if ends:
@@ -127,7 +130,7 @@ async def test_links_that_leave_while_the_engine_ends_or_is_killed(lab: Lab) -> 
             assert links() == ["lo", "smpf0"] or (not ends and await soon(lambda: links() == ["lo", "smpf0"]))
         finally:
             stays.kill()
-            stays.wait()
+            stays.communicate()
 
 
 @in_lab()

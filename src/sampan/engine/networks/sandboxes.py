@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _SWEEP_AFTER = 2.0
+_MUTE_FOR = 0.3  # seconds; there is a chain to take away, too
 _OUTER = re.compile("veth[0-9a-f]{7}")
 _CONTEXT = "failed to set up container networking: "
 
@@ -292,7 +293,8 @@ class Sandboxes:
             if endpoint.outer and (shared or loud):
                 await _end_link(endpoint.outer)
             elif endpoint.outer:
-                self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + _SWEEP_AFTER
+                after = _MUTE_FOR if endpoint.outer in mute else _SWEEP_AFTER
+                self._leaving[endpoint.outer] = asyncio.get_running_loop().time() + after
 
     def _mute(self, item: Sandbox) -> set[str]:
         ground = self._networks.ground
@@ -320,8 +322,11 @@ class Sandboxes:
         """Delete outer ends of veths that didn't go by themselves: somebody still uses their namespace."""
         loop = asyncio.get_running_loop()
         while self._leaving:
-            name, due = next(iter(self._leaving.items()))
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            name = min(self._leaving, key=self._leaving.__getitem__)
+            left = self._leaving[name] - loop.time()
+            if left > 0:  # meanwhile there may come one that is due before
+                await asyncio.sleep(min(left, _MUTE_FOR))
+                continue
             del self._leaving[name]
             await _end_link(name)
             self._networks.ground.sources.bind(name, {})

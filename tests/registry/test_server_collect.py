@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from sampan.registryd.links import Links
+from sampan.storage.db import Database
 from tests.conftest import BIN
 from tests.registry.serving import INDEX, MANIFEST, Served, code_of, digest_of
 
@@ -223,3 +227,20 @@ def _named(served: Served, repository: str, tag: str) -> list[dict[str, str]]:
     """The descriptors in a manifest."""
     document = served.json(f"/v2/{repository}/manifests/{tag}")
     return [document["config"], *document["layers"]]
+
+
+def test_what_a_collection_takes_as_it_is_asked_for_is_not_promised(tmp_path: Path) -> None:
+    """Who asks reads beside the collector: the copy is what such a look still shows."""
+    digest = digest_of(b"asked for")
+    db = Database(tmp_path / "register")
+    with Links(db).transaction() as tx:
+        Links(db).link(tx, "a", digest, 9)
+    db.close()
+    shutil.copy(tmp_path / "register", tmp_path / "before")
+    db, before = Database(tmp_path / "register"), Database(tmp_path / "before")
+    links = Links(db, before, freshen=-1)  # every question is noted
+    assert links.has_blob("a", digest)
+    assert links.unlink("a", digest)
+    assert not links.has_blob("a", digest)
+    before.close()
+    db.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -97,7 +96,7 @@ class Links:
         now = int(time.time())
         if now - rows[0][0] > self._freshen:
             statement = "UPDATE links SET seen = ? WHERE repository = ? AND digest = ?"
-            self._note(statement, (now, number, digest))
+            return self._note(statement, (now, number, digest))
         return True
 
     def somewhere(self, digest: Digest) -> bool:
@@ -152,19 +151,25 @@ class Links:
         rows = self._reader.query(statement, (self.repository(name), digest))
         return (rows[0][0], rows[0][1]) if rows else None
 
-    def touch(self, name: str, digest: Digest) -> None:
-        """Note that somebody wants this manifest, unless that was noted a short while ago."""
+    def touch(self, name: str, digest: Digest) -> bool:
+        """Note that somebody wants this manifest, unless that was noted a short while ago; whether it is there."""
         now = int(time.time())
         statement = "UPDATE manifests SET seen = ? WHERE repository = ? AND digest = ?"
         key = (self.repository(name), digest)
         rows = self._reader.query("SELECT seen FROM manifests WHERE repository = ? AND digest = ?", key)
         if rows and now - rows[0][0] > self._freshen:
-            self._note(statement, (now, *key))
+            return self._note(statement, (now, *key))
+        return bool(rows)
 
-    def _note(self, statement: str, parameters: tuple[Any, ...]) -> None:
-        """Write down that something is wanted. On a full disk reading goes on without."""
-        with contextlib.suppress(errors.SystemFailure, sqlite3.OperationalError):
-            self._db.execute(statement, parameters)
+    def _note(self, statement: str, parameters: tuple[Any, ...]) -> bool:
+        """Write down that something is wanted; False when a collection was faster, and it is gone.
+
+        On a full disk reading goes on without.
+        """
+        try:
+            return self._db.execute(statement, parameters) > 0
+        except (errors.SystemFailure, sqlite3.OperationalError):
+            return True
 
     def has_manifest(self, name: str, digest: Digest) -> bool:
         """Whether a repository has this manifest (NAME_UNKNOWN)."""

@@ -90,8 +90,8 @@ class Repositories:
         """See ``content.Source``."""
         if digests.valid(reference):
             found = self.links.by_digest(repository, reference)
-            if found and self.lives.untagged is not None:
-                self.links.touch(repository, reference)
+            if found and self.lives.untagged is not None and not self.links.touch(repository, reference):
+                found = None
         else:
             found = self.links.by_tag(repository, names.tag(reference))
         if found is None:

@@ -95,6 +95,8 @@ def fill(daemon: Daemon) -> None:
     daemon.json("POST", "/containers/pau/pause")
     create(daemon, "made")
     create(daemon, "noprogram", "nosuch")
+    create(daemon, "halfcpu", host={"NanoCpus": 500_000_000})
+    create(daemon, "quota", host={"CpuQuota": 20_000, "CpuPeriod": 50_000})
     create(daemon, "ro", host={"ReadonlyRootfs": True})
     create(daemon, "vol", host={"Binds": ["data:/d", "sub:/s"]})
     create(daemon, "boxed", Image="box:2")

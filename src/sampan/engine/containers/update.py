@@ -57,29 +57,31 @@ def _check_changeable(request: UpdateRequest) -> None:
 
 
 def merged(container: Container, request: UpdateRequest) -> HostConfig:
-    """The container's HostConfig with what ``request`` sets. Conflict when memory and swap contradict."""
+    """The container's HostConfig with what ``request`` sets. Conflict with what was set already."""
     host = copy.copy(container.host)
-    _check_memory(container, request)
+    _check_agreement(container, request)
     for field in msgspec.structs.fields(Resources):
         value = getattr(request, field.name)
         if value and (field.name, value) != ("memory_swappiness", -1):
             setattr(host, field.name, value)
-    if request.nano_cpus and (host.cpu_quota or host.cpu_period):
-        host.cpu_quota = host.cpu_period = 0
-    elif (request.cpu_quota or request.cpu_period) and host.nano_cpus:
-        host.nano_cpus = 0
     if request.restart_policy.name:
         host.restart_policy = request.restart_policy
     return host
 
 
-def _check_memory(container: Container, request: UpdateRequest) -> None:
+def _check_agreement(container: Container, request: UpdateRequest) -> None:
+    """Processor time is bounded in one of two ways, for the container's whole life; memory by less than swap."""
     old = container.host
     prefix = f"Cannot update container {container.id}: "
-    if request.nano_cpus and (old.cpu_quota or old.cpu_period) and (request.cpu_quota or request.cpu_period):
-        raise errors.Conflict(
-            prefix + "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has been set"
-        )
+    for asked, new, known, name in (
+        (request.nano_cpus, "Nano CPUs", old.cpu_period, "CPU Period"),
+        (request.nano_cpus, "Nano CPUs", old.cpu_quota, "CPU Quota"),
+        (request.cpu_quota, "CPU Quota", old.nano_cpus, "NanoCPUs"),
+        (request.cpu_period, "CPU Period", old.nano_cpus, "NanoCPUs"),
+    ):
+        if asked > 0 and known > 0:
+            words = f"Conflicting options: {new} cannot be updated as {name} has already been set"
+            raise errors.Conflict(prefix + words)
     if request.memory and not request.memory_swap and 0 < old.memory_swap < request.memory:
         raise errors.Conflict(
             prefix + "Memory limit should be smaller than already set memoryswap limit, "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,22 +40,56 @@ _SCHEMA = (
         PRIMARY KEY (repository, manifest, digest)
     ) WITHOUT ROWID""",
     "CREATE INDEX needs_by_digest ON needs (repository, digest)",
+    # Numbers are never given again: who looked one up before its repository went finds nothing, no other's.
+    "CREATE TABLE numbered (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE)",
+    "INSERT INTO numbered SELECT id, name FROM repositories",
+    "DROP TABLE repositories",
+    "ALTER TABLE numbered RENAME TO repositories",
 )
-_HELD = "SELECT 1 FROM links WHERE digest = ?1 UNION SELECT 1 FROM manifests WHERE digest = ?1 LIMIT 1"
+_ORPHANS = (
+    "SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM links WHERE digest = value) "
+    "AND NOT EXISTS (SELECT 1 FROM manifests WHERE digest = value)"
+)
 _PAGE = 1000  # descriptors of one answer to a question for referrers
 FRESHEN = 900  # seconds after which what a client asks for is noted as wanted again
+_TURN = 0.005  # seconds for which a collection keeps those who push waiting
+_T = TypeVar("_T")
+
+_OLD = "m.seen < ?1"
+_LOOSE = (
+    f"{_OLD} "
+    "AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repository = m.repository AND t.digest = m.digest) "
+    "AND NOT EXISTS (SELECT 1 FROM needs n WHERE n.repository = m.repository AND n.digest = m.digest) "
+    "AND NOT EXISTS (SELECT 1 FROM manifests s WHERE m.subject != '' "
+    "AND s.repository = m.repository AND s.digest = m.subject)"
+)
+_UNNEEDED = (
+    "seen < ?1 AND NOT EXISTS "
+    "(SELECT 1 FROM needs n WHERE n.repository = links.repository AND n.digest = links.digest)"
+)
+_EMPTY = (
+    "NOT EXISTS (SELECT 1 FROM links l WHERE l.repository = repositories.id) "
+    "AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.repository = repositories.id)"
+)
 
 
 class Links:
     """The register of one data directory. Every method may be called from any thread.
 
-    ``reader`` is a connection of its own to the same file, so that pulls don't wait for the disk to take pushes.
+    ``reader`` is a connection of its own to the same file, so that pulls don't wait for the disk to take pushes;
+    ``watcher`` is another one, so that they don't wait for a collection to look through everything.
     What a client asks for is noted again after ``freshen`` seconds.
     """
 
-    def __init__(self, db: Database, reader: Database | None = None, freshen: int = FRESHEN) -> None:
+    def __init__(
+        self,
+        db: Database,
+        reader: Database | None = None,
+        watcher: Database | None = None,
+        freshen: int = FRESHEN,
+    ) -> None:
         self._db, self._reader, self._freshen = db, reader or db, freshen
-        self._ids: dict[str, int] = {}
+        self._watcher = watcher or self._reader
         db.migrate("registry", _SCHEMA)
 
     def transaction(self) -> Any:
@@ -64,13 +98,10 @@ class Links:
 
     def repository(self, name: str) -> int:
         """The repository's number (NAME_UNKNOWN)."""
-        number = self._ids.get(name)
-        if number is None:
-            rows = self._reader.query("SELECT id FROM repositories WHERE name = ?", (name,))
-            if not rows:
-                raise Refusal("NAME_UNKNOWN", "repository name not known to registry", detail={"name": name})
-            number = self._ids[name] = int(rows[0][0])
-        return number
+        rows = self._reader.query("SELECT id FROM repositories WHERE name = ?", (name,))
+        if not rows:
+            raise Refusal("NAME_UNKNOWN", "repository name not known to registry", detail={"name": name})
+        return int(rows[0][0])
 
     def make(self, tx: Transaction, name: str) -> int:
         """The number of a repository that begins to exist when it didn't."""
@@ -223,45 +254,64 @@ class Links:
 
     # -- collecting -------------------------------------------------------------------------------------
 
-    def untagged(self, before: int) -> list[tuple[int, Digest]]:
-        """Manifests of before that moment that no tag, index or kept subject leads to."""
-        statement = (
-            "SELECT m.repository, m.digest FROM manifests m WHERE m.seen < ?1 "
-            "AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repository = m.repository AND t.digest = m.digest) "
-            "AND NOT EXISTS (SELECT 1 FROM needs n WHERE n.repository = m.repository AND n.digest = m.digest) "
-            "AND NOT EXISTS (SELECT 1 FROM manifests s WHERE m.subject != '' "
-            "AND s.repository = m.repository AND s.digest = m.subject)"
-        )
-        return self._reader.query(statement, (before,))
+    def in_turns(self, things: Sequence[_T], work: Callable[[Transaction, _T], int]) -> int:
+        """``work`` on each, in transactions so short, and with such pauses between them, that pushes go on.
 
-    def unwanted(self, before: int) -> list[tuple[int, Digest]]:
-        """Manifests that were last put or touched before that moment, tagged or not."""
-        return self._reader.query("SELECT repository, digest FROM manifests WHERE seen < ?", (before,))
+        The sum of what it gives. It must look itself whether a thing still is as it was when it was listed.
+        """
+        count = at = 0
+        while at < len(things):
+            with self.transaction() as tx:
+                begun = time.monotonic()
+                while at < len(things) and time.monotonic() - begun < _TURN:
+                    count += work(tx, things[at])
+                    at += 1
+            time.sleep(time.monotonic() - begun)
+        return count
 
-    def forget(self, number: int, digest: Digest) -> None:
-        """Remove a manifest that ``untagged`` or ``unwanted`` gave."""
-        with self._db.transaction() as tx:
-            _forget(tx, number, digest)
+    def forget_untagged(self, before: int) -> int:
+        """Forget manifests of before that moment that no tag, index or kept subject leads to; how many."""
+        return self._forget_all(_LOOSE, before)
+
+    def forget_unwanted(self, before: int) -> int:
+        """Forget manifests that were last put or touched before that moment, tagged or not; how many."""
+        return self._forget_all(_OLD, before)
+
+    def _forget_all(self, condition: str, before: int) -> int:
+        statement = f"SELECT m.repository, m.digest FROM manifests m WHERE {condition}"
+
+        def forget(tx: Transaction, found: tuple[int, Digest]) -> bool:
+            row = tx.execute(f"{statement} AND m.repository = ?2 AND m.digest = ?3", (before, *found))
+            return row.fetchone() is not None and _forget(tx, *found)
+
+        return self.in_turns(self._watcher.query(statement, (before,)), forget)
 
     def drop_unneeded(self, before: int) -> int:
         """Take from repositories the blobs that none of their manifests needs and nobody asked for since
         ``before`` (seconds since 1970); how many.
         """
-        with self._db.transaction() as tx:
-            gone = tx.execute(
-                "DELETE FROM links WHERE seen < ? AND NOT EXISTS (SELECT 1 FROM needs n "
-                "WHERE n.repository = links.repository AND n.digest = links.digest)",
-                (before,),
-            ).rowcount
-        return int(gone)
+        statement = f"SELECT repository, digest FROM links WHERE {_UNNEEDED}"
 
-    def anywhere(self, digest: Digest) -> bool:
-        """Whether some repository has the blob, as blob or manifest, at this moment."""
-        return bool(self._reader.query(_HELD, (digest,)))
+        def drop(tx: Transaction, found: tuple[int, Digest]) -> bool:
+            deletion = f"DELETE FROM links WHERE {_UNNEEDED} AND repository = ?2 AND digest = ?3"
+            return tx.execute(deletion, (before, *found)).rowcount > 0
 
-    def orphan(self, tx: Transaction, digest: Digest) -> bool:
-        """Whether no repository has the blob, as blob or manifest."""
-        return tx.execute(_HELD, (digest,)).fetchone() is None
+        return self.in_turns(self._watcher.query(statement, (before,)), drop)
+
+    def drop_empty(self) -> int:
+        """Remove repositories that have nothing any more; how many."""
+
+        def drop(tx: Transaction, found: tuple[int]) -> bool:
+            deletion = f"DELETE FROM repositories WHERE id = ? AND {_EMPTY}"
+            return tx.execute(deletion, found).rowcount > 0
+
+        return self.in_turns(self._watcher.query(f"SELECT id FROM repositories WHERE {_EMPTY}"), drop)
+
+    def orphans(self, digests: Sequence[Digest], tx: Transaction | None = None) -> list[Digest]:
+        """Those (not many at a time) that no repository has, as blob or manifest, now or within a transaction."""
+        listed = (msgspec.json.encode(digests).decode(),)
+        rows = tx.execute(_ORPHANS, listed).fetchall() if tx else self._watcher.query(_ORPHANS, listed)
+        return [row[0] for row in rows]
 
 
 def usage(db: Database) -> list[dict[str, Any]]:

@@ -112,10 +112,7 @@ class Mirror(Repositories):
 
     def _forget_manifests(self) -> int:
         """Forget what nobody asked for in a long time: upstream has it."""
-        found = self.links.unwanted(int(age(self.lives.mirrored)))
-        for number, digest in found:
-            self.links.forget(number, digest)
-        return len(found)
+        return self.links.forget_unwanted(int(age(self.lives.mirrored)))
 
     def _kept(self, repository: str, reference: str) -> Document | None:
         try:

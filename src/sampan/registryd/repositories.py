@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -22,7 +23,7 @@ from sampan.registryd.refusals import Refusal
 from sampan.registryd.uploads import Open, Uploads, age
 from sampan.storage import digest as digests
 from sampan.storage.blobs import BlobStore
-from sampan.storage.db import Database
+from sampan.storage.db import Database, Transaction
 from sampan.storage.digest import Digest
 
 log = logging.getLogger("sampan.registry")
@@ -31,6 +32,7 @@ DATABASE = "registry.db"
 UPLOAD_LIFE = 24 * 3600.0
 GRACE = 24 * 3600.0
 MIRRORED = 30 * 24 * 3600.0
+_LOOK, _DROP = 200, 20  # blobs that a collection looks at, and puts aside, at a time
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ class Repositories:
         self.uploads = Uploads(root / "uploads")
         self._db = Database(root / DATABASE, durable=True)
         self._reader = Database(root / DATABASE)
-        self.links = Links(self._db, self._reader, self.lives.freshen)
+        self._watcher = Database(root / DATABASE)
+        self.links = Links(self._db, self._reader, self._watcher, self.lives.freshen)
         self._collecting = threading.Lock()
 
     def close(self) -> None:
         """Close the register."""
+        self._watcher.close()
         self._reader.close()
         self._db.close()
 
@@ -230,28 +234,42 @@ class Repositories:
             uploads = self.uploads.collect(age(self.lives.upload))
             manifests = self._forget_manifests()
             self.links.drop_unneeded(int(age(self.lives.unneeded)))
+            self.links.drop_empty()
             blobs, size = self._sweep()
         return Collected(uploads, manifests, blobs, size)
 
     def _forget_manifests(self) -> int:
         """Forget untagged manifests, if that is wanted: those that an index leads to after the index."""
         count, life = 0, self.lives.untagged
-        while life is not None and (found := self.links.untagged(int(age(life)))):
-            for number, digest in found:
-                self.links.forget(number, digest)
-            count += len(found)
+        while life is not None and (found := self.links.forget_untagged(int(age(life)))):
+            count += found
         return count
 
     def _sweep(self) -> tuple[int, int]:
+        """Remove the blobs that no repository has; how many, and their bytes.
+
+        Within a transaction they are only put aside: to free the blocks of a large one takes long.
+        """
+        aside: list[Path] = []
+
+        def drop(tx: Transaction, some: Sequence[Digest]) -> int:
+            gone = [self.blobs.set_aside(digest) for digest in self.links.orphans(some, tx)]
+            aside.extend(path for path in gone if path is not None)
+            return len(gone)
+
+        here = self.blobs.digests()
         count = total = 0
-        for digest in list(self.blobs.digests()):
-            if self.links.anywhere(digest):
-                continue  # without holding up who writes
-            with self.links.transaction() as tx:
-                if self.links.orphan(tx, digest):
-                    total += self.blobs.size(digest)
-                    self.blobs.delete(digest)
-                    count += 1
+        while some := list(itertools.islice(here, _LOOK)):
+            found = self.links.orphans(some)
+            try:
+                count += self.links.in_turns(
+                    [found[at : at + _DROP] for at in range(0, len(found), _DROP)], drop
+                )
+            finally:
+                while aside:
+                    path = aside.pop()
+                    total += path.stat().st_size
+                    path.unlink()
         return count, total
 
 

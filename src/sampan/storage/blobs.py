@@ -124,6 +124,20 @@ class BlobStore:
         with self._lock:
             self._fresh.pop(digest, None)
 
+    def set_aside(self, digest: Digest) -> Path | None:
+        """Take a blob's name; the file under another one, to be removed, which the next start does otherwise.
+
+        None when the blob isn't here.
+        """
+        path = self._ingest / f"gone-{digest.replace(':', '-')}"
+        try:
+            os.rename(self.path(digest), path)
+        except FileNotFoundError:
+            return None
+        with self._lock:
+            self._fresh.pop(digest, None)
+        return path
+
     def digests(self) -> Iterator[Digest]:
         """Every blob here, in no order."""
         for algorithm in ("sha256", "sha512"):

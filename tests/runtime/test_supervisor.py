@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from sampan.errors import SystemFailure
+from sampan.errors import Conflict, SystemFailure
 from sampan.runtime import silence
 from sampan.runtime.supervisor import Exit, MonitorLost, Supervisor
 from tests.runtime.plans import Box
-from tests.runtime.running import finish, logged, read_all, start, supervised, unframe, until
+from tests.runtime.running import by_itself, finish, logged, read_all, start, supervised, unframe, until
 
 pytestmark = pytest.mark.root
 
@@ -350,3 +350,24 @@ def _pss(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     raise AssertionError("no Pss line")
+
+
+def test_an_exec_whose_container_ends_meanwhile_runs_nowhere() -> None:
+    """Neither on the host, where the container's namespaces were to be."""
+
+    async def work() -> None:
+        async with supervised() as (supervisor, box):
+            target = await start(supervisor, box.plan(["sleep", "1000"]))
+            escaped = box.root / "escaped"
+            plan = box.exec_plan(["/bin/sh", "-c", f"echo > {escaped}"])
+            program = by_itself(box, target, plan)
+            os.kill(target.monitor_pid, signal.SIGSTOP)
+            running = asyncio.create_task(supervisor.exec(target, plan, (), program))
+            await asyncio.sleep(0.05)  # it has been sent
+            os.kill(target.monitor_pid, signal.SIGKILL)
+            with pytest.raises(Conflict):
+                process = await running
+                await process.wait()
+            assert not escaped.exists()
+
+    asyncio.run(work())

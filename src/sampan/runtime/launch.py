@@ -8,6 +8,7 @@ the connection means that execve succeeded.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -99,6 +100,8 @@ def _join(plan: Plan, origin: Origin, report: steps.Report) -> None:
         process.set_dumpable(False)  # the container's processes see us from here on
         namespaces.setns(origin.target, plan["nsflags"] & ~namespaces.CLONE_NEWPID)
         os.close(origin.target)
+    elif plan["kind"] == "exec":
+        raise ProcessLookupError(errno.ESRCH, "an exec without its container")
     for path, flag in plan.get("setns", ()):
         if flag != namespaces.CLONE_NEWPID:  # that was the monitor's: it is for children
             report.at("setns", path)

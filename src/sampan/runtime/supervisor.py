@@ -93,12 +93,9 @@ class Supervisor:
         ``program`` is what :mod:`sampan.runtime.directly` makes of the plan, "nsflags" included: then the
         container's monitor starts it, in a third of the time.
         """
-        if target.pidfd < 0:
-            _close_ends(attach)
-            raise Conflict("the container is not running")
         plan = {**plan, "kind": "exec"}
         plan.setdefault("nsflags", entering.namespaces_of(target.pid))
-        if program is not None and target.serves_execs:
+        if program is not None and target.serves_execs and target.pidfd >= 0:
             try:
                 process = await self._exec_below(target, plan, program, attach)
             except (NotDirectly, MonitorLost):
@@ -109,7 +106,14 @@ class Supervisor:
             else:
                 _close_ends(attach)
                 return process
-        process = await self._request(plan, attach, target.pidfd)
+        if target.pidfd < 0:  # perhaps it has ended only now
+            _close_ends(attach)
+            raise Conflict("the container is not running")
+        held = os.dup(target.pidfd)  # the number is somebody else's when it ends while we wait for the zygote
+        try:
+            process = await self._request(plan, attach, held)
+        finally:
+            os.close(held)
         await process.proceed()
         return process
 

@@ -39,7 +39,7 @@ def below(program: list[str], script: str) -> int:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a shell can't trap what nohup(1) has set to be ignored
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # no shell can trap what nohup(1) has ignored
             os.execv("/bin/sh", ["sh", "-c", script])
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         reader, writer = os.pipe()

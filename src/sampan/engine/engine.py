@@ -156,6 +156,7 @@ class Engine:
         await self.cleaner.close()
         await self.networks.close()
         await self.supervisor.close()
+        recovery.remove_parent(self.containers)  # what was removing containers has ended
         await self.events.close()
         self.db.close()
         self._owned.close()

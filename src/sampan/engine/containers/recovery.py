@@ -278,4 +278,8 @@ async def shut_down(containers: Containers) -> None:
     for container in containers:
         lifecycle.cancel_restart(containers.live(container))
     await containers.close()
+
+
+def remove_parent(containers: Containers) -> None:
+    """The last of an end: the group of all containers goes when none is left."""
     cgroups.remove_parent(containers.config.cgroup_parent or launchspec.DEFAULT_PARENT)

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sampan.registryd.links import Links
@@ -33,6 +34,16 @@ def collected(served: Served, gone: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def for_a_while(push: Callable[[int], None], clients: int, stop: threading.Event) -> None:
+    """Let several push at once until they are told to stop; what one raises is raised."""
+    with ThreadPoolExecutor(clients) as pool:
+        ends = [pool.submit(push, number) for number in range(clients)]
+        time.sleep(4)
+        stop.set()
+        for end in ends:
+            end.result()
 
 
 def test_what_nothing_needs_goes(serve: Callable[..., Served]) -> None:
@@ -113,13 +124,7 @@ def test_pushing_goes_on_during_collections(serve: Callable[..., Served]) -> Non
                     lost.append((number, turn, path))
             served.ask("DELETE", f"/v2/r{number % 2}/manifests/{digest}")
 
-    threads = [threading.Thread(target=push, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(4)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    for_a_while(push, 4, stop)
     assert lost == []
     assert served.errors() == "" or "Traceback" not in served.errors()
 
@@ -196,13 +201,7 @@ def test_what_gets_a_tag_during_a_collection_stays(serve: Callable[..., Served])
             if served.ask("GET", f"/v2/r/manifests/{digest}").status != 200:
                 lost.append((number, "lost"))
 
-    threads = [threading.Thread(target=push, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    time.sleep(4)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    for_a_while(push, 6, stop)
     assert lost == [] and "Traceback" not in served.errors()
 
 
